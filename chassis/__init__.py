@@ -1,0 +1,1 @@
+"""Cross-cutting code that every service stands on. It knows no service."""
