@@ -40,13 +40,9 @@ def verify(path: Path) -> ChainCheck:
         except (ValueError, KeyError, TypeError, AttributeError):
             return ChainCheck(lines=count, head=head, first_bad=count, reason="not an audit line")
         if prev != head:
-            return ChainCheck(
-                lines=count, head=head, first_bad=count, reason="does not follow the line before it"
-            )
+            return ChainCheck(lines=count, head=head, first_bad=count, reason="does not follow the line before it")
         if computed != said or line != raw:
-            return ChainCheck(
-                lines=count, head=head, first_bad=count, reason="content does not match its hash"
-            )
+            return ChainCheck(lines=count, head=head, first_bad=count, reason="content does not match its hash")
         head = said
     return ChainCheck(lines=count, head=head, first_bad=None, reason="chain holds")
 

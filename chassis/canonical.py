@@ -13,9 +13,7 @@ def canonical_json(value: Any) -> bytes:
     Floats are written as Python's shortest round-trip form, so that reading and writing again gives
     the same bytes. Raises ValueError for what JSON can't hold.
     """
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def sha256_hex(data: bytes) -> str:

@@ -27,8 +27,7 @@ class PeriodicThreads:
         self._stop = threading.Event()
         self._clock = clock
         self._threads = [
-            threading.Thread(target=self._run, args=(each,), name=each.name, daemon=True)
-            for each in periodics
+            threading.Thread(target=self._run, args=(each,), name=each.name, daemon=True) for each in periodics
         ]
 
     def start(self) -> None:

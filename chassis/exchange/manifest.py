@@ -1,0 +1,166 @@
+"""What travels through the exchange: the task manifest and its one ack."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from typing import Any, Literal, NewType, Self
+
+from chassis.canonical import Json, canonical_json
+from chassis.clock import iso, parse_iso
+from chassis.errors import InvalidInput
+
+TaskId = NewType("TaskId", str)
+TASK_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,119}")
+MAX_MANIFEST_BYTES = 256 * 1024
+
+AckStatus = Literal["rehearsed", "done", "no_work", "failed", "expired", "cancelled", "undone"]
+"""`no_work`: it ran and found nothing to do. `undone`: an `undo_of` task restored its target."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """One unit of work for one owner. Only the CBO issues it; `grant` is the CBO's signature over the rest.
+
+    Raises InvalidInput from `from_json` for anything that is not exactly this.
+    """
+
+    station_id: str
+    task_id: TaskId
+    owner: str
+    issuer: str
+    domain: str
+    procedure: str
+    created_at: datetime
+    expires_at: datetime
+    ttl_seconds: float
+    objective: str = ""
+    params: Mapping[str, str] = field(default_factory=dict)
+    dependencies: tuple[TaskId, ...] = ()
+    max_attempts: int = 3
+    priority: int = 5
+    rehearsal: bool = False
+    rehearsal_of: str = ""
+    plan_digest: str = ""
+    approval: str = ""
+    undo_of: str = ""
+    objective_id: str = ""
+    pulse_id: str = ""
+    level: str = "GUIDE"
+    policy_digest: str = ""
+    artifacts: tuple[Mapping[str, Any], ...] = ()
+    trace: str = ""
+    svf_version: str = "2.0"
+    grant: str = ""
+
+    def to_json(self) -> Json:
+        value = asdict(self)
+        value["created_at"], value["expires_at"] = iso(self.created_at), iso(self.expires_at)
+        value["dependencies"], value["artifacts"] = list(self.dependencies), [dict(a) for a in self.artifacts]
+        value["params"] = dict(self.params)
+        return value
+
+    def signed_bytes(self) -> bytes:
+        """What the grant signs: the canonical JSON of everything but the grant."""
+        value = self.to_json()
+        del value["grant"]
+        return canonical_json(value)
+
+    def with_grant(self, grant: str) -> Self:
+        return replace(self, grant=grant)
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Build from parsed JSON, checked field by field (the JSON Schema in deploy/svf says the same)."""
+        if not isinstance(value, dict):
+            raise InvalidInput("a manifest is a JSON object")
+        if value.get("svf_version") != "2.0":
+            raise InvalidInput(f"svf_version is {value.get('svf_version')!r}, this exchange speaks '2.0'")
+        names = set(cls.__dataclass_fields__)
+        if unknown := set(value) - names:
+            raise InvalidInput(f"manifest has an unknown field {sorted(unknown)[0]!r}")
+        try:
+            made = {**value}
+            made["created_at"], made["expires_at"] = (
+                parse_iso(value["created_at"]),
+                parse_iso(value["expires_at"]),
+            )
+            made["dependencies"] = tuple(value.get("dependencies", ()))
+            made["artifacts"] = tuple(value.get("artifacts", ()))
+            manifest = cls(**made)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InvalidInput(f"not a manifest: {error}") from error
+        manifest._check()
+        return manifest
+
+    def _check(self) -> None:
+        for name in ("station_id", "task_id", "owner", "issuer", "domain", "procedure"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value:
+                raise InvalidInput(f"manifest field {name} must be a non-empty string")
+        for name in ("task_id", "owner", "domain"):
+            if not TASK_ID.fullmatch(getattr(self, name)):
+                raise InvalidInput(f"manifest field {name} must match {TASK_ID.pattern}")
+        for dependency in self.dependencies:
+            if not isinstance(dependency, str) or not TASK_ID.fullmatch(dependency):
+                raise InvalidInput(f"manifest dependency {dependency!r} is not a task id")
+        if not isinstance(self.params, dict) or not all(
+            isinstance(k, str) and isinstance(v, str) for k, v in self.params.items()
+        ):
+            raise InvalidInput("manifest params map strings to strings")
+        if type(self.priority) is not int or not 0 <= self.priority <= 9:
+            raise InvalidInput("manifest priority is 0 to 9")
+        if type(self.max_attempts) is not int or self.max_attempts < 1:
+            raise InvalidInput("manifest max_attempts is at least 1")
+        if not isinstance(self.ttl_seconds, int | float) or not 0 < self.ttl_seconds <= 86400 * 90:
+            raise InvalidInput("manifest ttl_seconds is above 0 and at most 90 days")
+        if type(self.rehearsal) is not bool:
+            raise InvalidInput("manifest rehearsal is true or false")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """The one answer to a task.
+
+    `plan` is the rehearsed plan (GUIDE), `effects` what was changed (EXECUTE), `claims` what a prober will
+    find if it is true: a list of `{"kind", "target", "expect"}` as in calyx.probe.v1.Check.
+    """
+
+    task_id: TaskId
+    epoch: int
+    agent: str
+    status: AckStatus
+    started_at: datetime
+    ended_at: datetime
+    duration_seconds: float
+    detail: str = ""
+    files_changed: int = 0
+    plan: Json = field(default_factory=dict)
+    plan_digest: str = ""
+    effects: tuple[Json, ...] = ()
+    claims: tuple[Json, ...] = ()
+    cost: Mapping[str, float] = field(default_factory=dict)
+    applied: bool = False
+    """Whether anything outside scratch was changed (stability 0.2 against 0.6 when it then failed)."""
+    reverted: bool = False
+    """Whether what was applied has been undone again after a failure."""
+
+    def to_json(self) -> Json:
+        value = asdict(self)
+        value["started_at"], value["ended_at"] = iso(self.started_at), iso(self.ended_at)
+        value["effects"], value["claims"] = list(self.effects), list(self.claims)
+        value["cost"] = dict(self.cost)
+        return value
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        try:
+            made = {**value}
+            made["started_at"], made["ended_at"] = (
+                parse_iso(value["started_at"]),
+                parse_iso(value["ended_at"]),
+            )
+            made["effects"], made["claims"] = tuple(value.get("effects", ())), tuple(value.get("claims", ()))
+            return cls(**made)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InvalidInput(f"not an ack: {error}") from error

@@ -1,0 +1,99 @@
+"""The exchange as its users see it. Adapters store and fence; `rules.py` decides."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from chassis.exchange.manifest import Ack, Manifest, TaskId
+
+TaskState = Literal["held", "waiting", "ready", "claimed", "done", "dead", "cancelled", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """The task is durable. `state` is where it went: waiting, ready or held."""
+
+    task_id: TaskId
+    state: TaskState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The right to work on a task, until the lease runs out or another epoch exists."""
+
+    manifest: Manifest
+    epoch: int
+    worker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskView:
+    """A task as the exchange knows it; `ack` once it has one."""
+
+    task_id: TaskId
+    state: TaskState
+    epoch: int
+    manifest: Manifest | None
+    ack: Ack | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """What one sweep did, by task."""
+
+    released: tuple[TaskId, ...] = ()
+    requeued: tuple[TaskId, ...] = ()
+    expired: tuple[TaskId, ...] = ()
+    dead: tuple[TaskId, ...] = ()
+    quarantined: tuple[str, ...] = ()
+
+
+class Exchange(Protocol):
+    """At-least-once execution, at most one live claim, exactly one ack record."""
+
+    def submit(self, manifest: Manifest, *, hold: bool = False) -> Receipt:
+        """Make a task durable. Raises Duplicate (already there, unchanged), InvalidInput (cycle, unknown dependency)."""
+        ...
+
+    def submit_many(self, manifests: Sequence[Manifest]) -> list[Receipt | Exception]:
+        """Each on its own terms; an error for one does not stop the others."""
+        ...
+
+    def hold(self, task_id: TaskId) -> bool: ...
+    def release(self, task_id: TaskId) -> bool: ...
+    def cancel(self, task_id: TaskId, reason: str) -> bool:
+        """Ready or waiting: ends it with a `cancelled` ack. Claimed: leaves a mark that `check` reports."""
+        ...
+
+    def requeue(self, task_id: TaskId) -> bool:
+        """A dead task goes back to ready with a new epoch."""
+        ...
+
+    def claim(self, pool: str, worker: str, n: int = 1) -> list[Claim]:
+        """Up to n tasks, highest priority first; never an expired one, never one without a valid grant."""
+        ...
+
+    def check(self, claim: Claim) -> bool:
+        """Is the claim still ours and not cancelled? To be asked under the target lock, before the effect."""
+        ...
+
+    def heartbeat(self, claim: Claim) -> None:
+        """Raises LeaseLost."""
+        ...
+
+    def ack(self, claim: Claim, ack: Ack) -> None:
+        """Raises LeaseLost, AlreadyAcked."""
+        ...
+
+    def nack(self, claim: Claim, delay_seconds: float, reason: str) -> None:
+        """Give it back; it is ready again after the delay, with the next epoch."""
+        ...
+
+    def get(self, task_id: TaskId) -> TaskView: ...
+    def tasks(self, states: Iterable[TaskState]) -> list[TaskView]: ...
+    def sweep(self) -> Swept:
+        """The reaper's turn: dependencies, TTLs (paused under the kill switch), stale leases, stray files."""
+        ...
+
+    def depth(self) -> dict[TaskState, int]: ...

@@ -1,0 +1,1 @@
+"""Starting and stopping the station's own services, whatever they run on."""
