@@ -1,0 +1,1 @@
+"""gRPC as the station uses it: one server builder, one client, one table between errors and status."""

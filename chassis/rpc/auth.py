@@ -1,0 +1,61 @@
+"""Who calls: bearer tokens, known by their hash only, and what each caller may."""
+
+import hmac
+from collections.abc import Mapping, Set
+from contextvars import ContextVar, Token
+from pathlib import Path
+from typing import Self
+
+from chassis.canonical import sha256_hex
+from chassis.errors import PermissionDenied, Unauthenticated
+from chassis.identity import load_callers
+
+_caller: ContextVar[str] = ContextVar("calyx_caller", default="")
+
+SCHEME = "Bearer "
+
+
+def caller() -> str:
+    """Name of the authenticated caller of the current request; empty outside one."""
+    return _caller.get()
+
+
+def set_caller(name: str) -> Token[str]:
+    """Note who calls; the server (and the in-process channel) do this for each request."""
+    return _caller.set(name)
+
+
+class Callers:
+    """The known callers. Comparison takes the same time whether and where a token differs."""
+
+    def __init__(self, hashes: Mapping[str, str]) -> None:
+        self._hashes = dict(hashes)
+
+    @classmethod
+    def load(cls, secrets_dir: Path) -> Self:
+        """From `callers.json`. Raises NotFound, Damaged."""
+        return cls(load_callers(secrets_dir))
+
+    @classmethod
+    def of_tokens(cls, tokens: Mapping[str, str]) -> Self:
+        """From caller → token."""
+        return cls({name: sha256_hex(token.encode()) for name, token in tokens.items()})
+
+    def identify(self, authorization: str) -> str:
+        """The caller whose token is in the `authorization` header. Raises Unauthenticated."""
+        if not authorization.startswith(SCHEME):
+            raise Unauthenticated(
+                "no token: send the header 'authorization: Bearer <token>' "
+                "with a token from the station's secrets folder"
+            )
+        given = sha256_hex(authorization.removeprefix(SCHEME).strip().encode())
+        found = [name for name, digest in self._hashes.items() if hmac.compare_digest(given, digest)]
+        if not found:
+            raise Unauthenticated("this token belongs to nobody on this station")
+        return found[0]
+
+
+def permit(name: str, service: str, method: str, allow: Mapping[str, Set[str]]) -> None:
+    """Raise PermissionDenied unless `name` is on the method's list; a method without a list is for nobody."""
+    if name not in allow.get(method, frozenset()):
+        raise PermissionDenied(f"{name} may not call {service}/{method}", caller=name, method=method)

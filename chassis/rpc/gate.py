@@ -1,0 +1,104 @@
+"""What every request passes before it reaches a servicer: metrics, error mapping, deadline, auth."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Set
+from typing import Any
+
+import grpc
+import prometheus_client
+
+from chassis.errors import InvalidInput
+from chassis.rpc import auth, deadline
+from chassis.rpc.status import DETAILS_KEY, to_wire
+
+REQUESTS = prometheus_client.Counter("calyx_rpc_requests", "Requests answered.", ["service", "method", "code"])
+SECONDS = prometheus_client.Histogram("calyx_rpc_seconds", "Time to answer a unary request.", ["service", "method"])
+
+OPEN = frozenset(
+    {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection"}
+)
+"""Services that need neither token nor deadline."""
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Wraps each handler, outermost first: metrics → errors to status → deadline → token and allow-list."""
+
+    def __init__(self, service: str, callers: auth.Callers, allow: Mapping[str, Mapping[str, Set[str]]]) -> None:
+        self._service, self._callers, self._allow = service, callers, allow
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        full_name, method = str(handler_call_details.method).lstrip("/").split("/", 1)
+        if handler is None or full_name in OPEN:
+            return handler
+        metadata = {str(k): v for k, v in handler_call_details.invocation_metadata or ()}
+        authorization = str(metadata.get("authorization", ""))
+        coding = (handler.request_deserializer, handler.response_serializer)
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(
+                self._unary(handler.unary_unary, full_name, method, authorization), *coding
+            )
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(
+                self._stream(handler.unary_stream, full_name, method, authorization), *coding
+            )
+        return None  # no contract of ours streams requests: UNIMPLEMENTED rather than past the gate
+
+    def _admit(self, full_name: str, method: str, authorization: str, remaining: float | None) -> None:
+        name = self._callers.identify(authorization)
+        auth.permit(name, full_name, method, self._allow.get(full_name, {}))
+        auth.set_caller(name)
+        deadline.set_remaining(remaining)
+
+    def _unary(self, behaviour: Any, full_name: str, method: str, authorization: str) -> Any:
+        async def call(request: Any, context: Any) -> Any:
+            started = time.monotonic()
+            code = "CANCELLED"
+            try:
+                remaining = context.time_remaining()
+                if remaining is None:
+                    raise InvalidInput("set a deadline, e.g. grpcurl -max-time 10")
+                self._admit(full_name, method, authorization, remaining)
+                answer = await behaviour(request, context)
+                code = "OK"
+                return answer
+            except grpc.aio.AbortError:
+                code = _name(context.code())
+                raise
+            except Exception as error:
+                wire = to_wire(error)
+                code = wire.code.name
+                await context.abort(wire.code, wire.message, ((DETAILS_KEY, wire.details),))
+            finally:
+                REQUESTS.labels(self._service, method, code).inc()
+                SECONDS.labels(self._service, method).observe(time.monotonic() - started)
+
+        return call
+
+    def _stream(self, behaviour: Any, full_name: str, method: str, authorization: str) -> Any:
+        async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+            code = "CANCELLED"
+            try:
+                self._admit(full_name, method, authorization, context.time_remaining())
+                async for answer in behaviour(request, context):
+                    yield answer
+                code = "OK"
+            except grpc.aio.AbortError:
+                code = _name(context.code())
+                raise
+            except Exception as error:
+                wire = to_wire(error)
+                code = wire.code.name
+                await context.abort(wire.code, wire.message, ((DETAILS_KEY, wire.details),))
+            finally:
+                REQUESTS.labels(self._service, method, code).inc()
+
+        return call
+
+
+def _name(code: Any) -> str:
+    return code.name if isinstance(code, grpc.StatusCode) else "UNKNOWN"
