@@ -70,6 +70,17 @@ class Exchange(Protocol):
         """A dead task goes back to ready with a new epoch."""
         ...
 
+    def join(self, agent: str) -> str:
+        """The worker name of this boot of an agent; unfinished claims of its dead earlier boots are given back.
+
+        A living process's claims are never taken. Joining is optional: `claim` takes any worker name.
+        """
+        ...
+
+    def leave(self, worker: str) -> None:
+        """This worker is no more; its unfinished claims go back at the agent's next `join`, or with the lease."""
+        ...
+
     def claim(self, pool: str, worker: str, n: int = 1) -> list[Claim]:
         """Up to n tasks, highest priority first; never an expired one, never one without a valid grant."""
         ...

@@ -1,0 +1,88 @@
+"""Grants: the CBO's Ed25519 signature over a manifest, so that nothing dropped into a folder is ever run."""
+
+import base64
+import binascii
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from chassis.atomic import write_whole
+from chassis.errors import BadSignature
+from chassis.exchange.manifest import Manifest
+
+
+def generate_key(private_path: Path, public_path: Path) -> None:
+    """Write a new key pair: PEM PKCS8 (0600) and PEM SubjectPublicKeyInfo (0644). Existing files are replaced."""
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    private_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    public_path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(private_path, private, mode=0o600)
+    write_whole(public_path, public, mode=0o644)
+
+
+class Signer:
+    """Holds the private key; only the CBO has one."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+
+    @classmethod
+    def load(cls, path: Path) -> "Signer":
+        """Raises BadSignature when the file is missing or is no Ed25519 key: nothing can be granted then."""
+        try:
+            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise BadSignature(
+                f"no grant key in {path.name} ({type(error).__name__}); no task can be granted until it is there"
+            ) from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise BadSignature(f"the grant key in {path.name} is not Ed25519; no task can be granted")
+        return cls(key)
+
+    def sign(self, manifest: Manifest) -> Manifest:
+        """The same manifest with its grant: base64 of the signature over `signed_bytes`."""
+        return manifest.with_grant(base64.b64encode(self._key.sign(manifest.signed_bytes())).decode())
+
+
+class Verifier:
+    """Checks grants. Without a readable key nothing is valid (fail closed).
+
+    The key file is read at first use, and again at each use while it is missing, so that a service may start
+    before the station's keys exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._key: Ed25519PublicKey | None = None
+
+    @classmethod
+    def load(cls, path: Path) -> "Verifier":
+        return cls(path)
+
+    def valid(self, manifest: Manifest) -> bool:
+        key = self._key or self._read()
+        if key is None or not manifest.grant:
+            return False
+        try:
+            key.verify(base64.b64decode(manifest.grant, validate=True), manifest.signed_bytes())
+        except (InvalidSignature, binascii.Error, ValueError):
+            return False
+        return True
+
+    __call__ = valid
+
+    def _read(self) -> Ed25519PublicKey | None:
+        try:
+            key = serialization.load_pem_public_key(self._path.read_bytes())
+        except (OSError, ValueError, UnsupportedAlgorithm):
+            return None
+        if not isinstance(key, Ed25519PublicKey):
+            return None
+        self._key = key
+        return key

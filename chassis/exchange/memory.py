@@ -1,0 +1,266 @@
+"""The exchange in one process's memory, for tests and the virtual station. Same contract as the files."""
+
+import re
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from chassis.clock import Clock
+from chassis.errors import AlreadyAcked, InvalidInput, LeaseLost
+from chassis.exchange import rules
+from chassis.exchange.manifest import Ack, AckStatus, Manifest, TaskId
+from chassis.exchange.port import Claim, Exchange, Receipt, Swept, TaskState, TaskView
+from chassis.killswitch import KillSwitch
+
+
+@dataclass(slots=True)
+class _Task:
+    manifest: Manifest
+    state: TaskState
+    epoch: int = 1
+    worker: str = ""
+    beats: int = 0
+    not_before: datetime | None = None
+    cancel: str | None = None
+    ack: Ack | None = None
+    reason: str = ""
+
+
+class MemoryExchange(Exchange):
+    """Nothing here outlives the process."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        verifier: Callable[[Manifest], bool],
+        kill_switch: KillSwitch,
+        lease_seconds: float = 30.0,
+    ) -> None:
+        self._clock, self._valid, self._kill_switch = clock, verifier, kill_switch
+        self._tasks: dict[TaskId, _Task] = {}
+        self._leases = rules.Leases(lease_seconds)
+        self._pauses = rules.Pauses()
+        self._living: set[str] = set()
+        self._lock = threading.RLock()
+
+    def join(self, agent: str) -> str:
+        with self._lock:
+            slot = re.compile(re.escape(agent) + r"-\d{6}")
+            gone = {t.worker for t in self._tasks.values() if slot.fullmatch(t.worker)} - self._living
+            for worker in gone:
+                self._give_back(worker)
+            number = 1
+            while f"{agent}-{number:06d}" in self._living:
+                number += 1
+            self._living.add(f"{agent}-{number:06d}")
+            return f"{agent}-{number:06d}"
+
+    def leave(self, worker: str) -> None:
+        with self._lock:
+            self._living.discard(worker)
+
+    def _give_back(self, worker: str) -> None:
+        for task in self._tasks.values():
+            if task.worker == worker and task.state == "claimed":
+                self._return(task, "its holder is gone", delay_seconds=0.0)
+
+    def submit(self, manifest: Manifest, *, hold: bool = False) -> Receipt:
+        answer = self._submit([manifest], hold)[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def submit_many(self, manifests: Sequence[Manifest]) -> list[Receipt | Exception]:
+        return self._submit(manifests, hold=False)
+
+    def _submit(self, manifests: Sequence[Manifest], hold: bool) -> list[Receipt | Exception]:
+        with self._lock:
+            admitted = rules.admit(manifests, lambda task_id: task_id in self._tasks)
+            answers: dict[int, Receipt | Exception] = dict(admitted.refused)
+            for index in admitted.order:
+                task = _Task(manifest=manifests[index], state="held")
+                self._tasks[task.manifest.task_id] = task
+                if not hold:
+                    self._put(task)
+                answers[index] = Receipt(task_id=task.manifest.task_id, state=task.state)
+            return [answers[index] for index in range(len(manifests))]
+
+    def _put(self, task: _Task) -> None:
+        placement = rules.place(task.manifest, self._ack_of)
+        if placement.state == "ends":
+            self._end(task, placement.ends or "failed", placement.reason)
+        else:
+            task.state, task.worker = placement.state, ""
+
+    def _ack_of(self, task_id: TaskId) -> Ack | None:
+        task = self._tasks.get(task_id)
+        return task.ack if task else None
+
+    def _end(self, task: _Task, status: AckStatus, reason: str) -> None:
+        task.ack = rules.answer(task.manifest, task.epoch, status, reason, self._clock.now())
+        task.state = "cancelled" if status == "cancelled" else "done"
+        task.not_before = None
+
+    def hold(self, task_id: TaskId) -> bool:
+        with self._lock:
+            task = self._tasks.get(task_id)
+            if task is None or task.state not in ("ready", "waiting") or task.not_before is not None:
+                return False
+            task.state = "held"
+            return True
+
+    def release(self, task_id: TaskId) -> bool:
+        with self._lock:
+            task = self._tasks.get(task_id)
+            if task is None or task.state != "held":
+                return False
+            self._put(task)
+            return True
+
+    def cancel(self, task_id: TaskId, reason: str) -> bool:
+        with self._lock:
+            task = self._tasks.get(task_id)
+            if task is None or task.state not in ("ready", "waiting", "held", "claimed"):
+                return False
+            if task.state == "claimed":
+                task.cancel = reason
+            else:
+                self._end(task, "cancelled", reason)
+            return True
+
+    def requeue(self, task_id: TaskId) -> bool:
+        with self._lock:
+            task = self._tasks.get(task_id)
+            if task is None or task.state != "dead" or not self._valid(task.manifest):
+                return False
+            task.epoch += 1
+            task.reason = ""
+            self._put(task)
+            return True
+
+    def claim(self, pool: str, worker: str, n: int = 1) -> list[Claim]:
+        with self._lock:
+            self._living.add(worker)
+            stopped = self._kill_switch.engaged()
+            mine = [t for t in self._tasks.values() if t.state == "ready" and t.manifest.owner == pool]
+            mine.sort(key=lambda t: (-t.manifest.priority, t.manifest.task_id))
+            claims: list[Claim] = []
+            for task in mine:
+                if len(claims) >= n:
+                    break
+                if stopped and not task.manifest.undo_of:
+                    continue
+                if not self._valid(task.manifest):
+                    task.state, task.reason = "dead", "no valid grant"
+                elif self._expired(task.manifest):
+                    self._end(task, "expired", "its time ran out before anyone took it")
+                else:
+                    task.state, task.worker, task.beats = "claimed", worker, 0
+                    claims.append(Claim(manifest=task.manifest, epoch=task.epoch, worker=worker))
+            return claims
+
+    def _expired(self, manifest: Manifest) -> bool:
+        return rules.expired(manifest, self._clock.now(), self._pauses, self._kill_switch.engaged())
+
+    def _held_by(self, claim: Claim) -> _Task | None:
+        task = self._tasks.get(claim.manifest.task_id)
+        if task is None or task.state != "claimed" or (task.epoch, task.worker) != (claim.epoch, claim.worker):
+            return None
+        return task
+
+    def check(self, claim: Claim) -> bool:
+        with self._lock:
+            task = self._held_by(claim)
+            return task is not None and task.cancel is None
+
+    def heartbeat(self, claim: Claim) -> None:
+        with self._lock:
+            task = self._held_by(claim)
+            if task is None:
+                raise LeaseLost(f"task {claim.manifest.task_id} is no longer held at epoch {claim.epoch}")
+            task.beats += 1
+
+    def ack(self, claim: Claim, ack: Ack) -> None:
+        with self._lock:
+            if (ack.task_id, ack.epoch) != (claim.manifest.task_id, claim.epoch):
+                raise InvalidInput("the ack names another task or epoch than the claim")
+            task = self._held_by(claim)
+            if task is None:
+                known = self._tasks.get(claim.manifest.task_id)
+                if known is not None and known.ack is not None:
+                    raise AlreadyAcked(
+                        f"task {ack.task_id} has its ack ({known.ack.status}); this one was not recorded"
+                    )
+                raise LeaseLost(f"task {ack.task_id} is no longer held at epoch {claim.epoch}; nothing was recorded")
+            task.ack = ack
+            task.state = "cancelled" if ack.status == "cancelled" else "done"
+
+    def nack(self, claim: Claim, delay_seconds: float, reason: str) -> None:
+        with self._lock:
+            task = self._held_by(claim)
+            if task is None:
+                raise LeaseLost(f"task {claim.manifest.task_id} is no longer held at epoch {claim.epoch}")
+            self._return(task, reason, delay_seconds)
+
+    def _return(self, task: _Task, reason: str, delay_seconds: float | None = None) -> rules.Return:
+        back = rules.returned(
+            task.manifest, task.epoch, reason=reason, delay_seconds=delay_seconds, cancelled=task.cancel
+        )
+        task.reason, task.worker, task.epoch = back.reason, "", back.epoch
+        if back.to == "cancelled":
+            self._end(task, "cancelled", back.reason)
+        elif back.to == "dead":
+            task.state = "dead"
+        elif back.to == "later":
+            task.state, task.not_before = "waiting", self._clock.now() + timedelta(seconds=back.delay_seconds)
+        else:
+            task.state = "ready"
+        return back
+
+    def get(self, task_id: TaskId) -> TaskView:
+        with self._lock:
+            task = self._tasks.get(task_id)
+            if task is None:
+                return TaskView(task_id=task_id, state="unknown", epoch=0, manifest=None, ack=None)
+            reason = task.ack.detail if task.ack else task.reason
+            return TaskView(
+                task_id=task_id, state=task.state, epoch=task.epoch, manifest=task.manifest, ack=task.ack, reason=reason
+            )
+
+    def tasks(self, states: Iterable[TaskState]) -> list[TaskView]:
+        with self._lock:
+            wanted = set(states)
+            return [self.get(task_id) for task_id in sorted(self._tasks) if self._tasks[task_id].state in wanted]
+
+    def depth(self) -> dict[TaskState, int]:
+        with self._lock:
+            live: tuple[TaskState, ...] = ("held", "waiting", "ready", "claimed", "dead")
+            return {state: sum(t.state == state for t in self._tasks.values()) for state in live}
+
+    def sweep(self) -> Swept:
+        with self._lock:
+            now = self._clock.now()
+            self._pauses.observe(self._kill_switch.engaged(), now)
+            done = rules.Sweeping()
+            for task_id in sorted(self._tasks):
+                self._sweep_one(self._tasks[task_id], now, done)
+            self._leases.keep_only((i, t.epoch) for i, t in self._tasks.items() if t.state == "claimed")
+            return done.swept()
+
+    def _sweep_one(self, task: _Task, now: datetime, done: rules.Sweeping) -> None:
+        task_id = task.manifest.task_id
+        if task.state in ("ready", "waiting", "held") and self._expired(task.manifest):
+            self._end(task, "expired", "its time ran out before anyone took it")
+            done.expired.append(task_id)
+        elif task.state == "ready" and not self._valid(task.manifest):
+            task.state, task.reason = "dead", "no valid grant"
+            done.quarantined.append(task_id)
+        elif task.state == "waiting" and (task.not_before is None or now >= task.not_before):
+            task.not_before = None
+            self._put(task)
+            if task.state != "waiting":
+                done.released.append(task_id)
+        elif task.state == "claimed" and self._leases.stale(task_id, task.epoch, task.beats, self._clock.monotonic()):
+            back = self._return(task, "its holder's heartbeat stopped")
+            (done.dead if back.to == "dead" else done.requeued).append(task_id)

@@ -1,0 +1,220 @@
+"""What the exchange decides, apart from where tasks are stored: every adapter asks here and behaves the same."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Literal
+
+from chassis.canonical import canonical_json
+from chassis.errors import CalyxError, Duplicate, InvalidInput
+from chassis.exchange.manifest import MAX_MANIFEST_BYTES, Ack, AckStatus, Manifest, TaskId
+from chassis.exchange.port import Swept
+
+GOOD_ENDS: frozenset[AckStatus] = frozenset({"done", "no_work", "rehearsed", "undone"})
+"""Ack statuses that satisfy a dependant; any other ack fails it."""
+
+EXCHANGE = "_exchange"
+"""Who answers for a task that no agent will: an expired, cancelled or failed-by-dependency one."""
+
+AckOf = Callable[[TaskId], Ack | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where a task that nobody holds belongs: `waiting`, `ready`, or answered with `ends` (a status)."""
+
+    state: Literal["waiting", "ready", "ends"]
+    ends: AckStatus | None = None
+    reason: str = ""
+
+
+def place(manifest: Manifest, ack_of: AckOf) -> Placement:
+    """Ready once every dependency has a good ack; failed, naming the first bad one, as soon as one has not.
+
+    A dead dependency has no ack: its dependants wait for a requeue until their own TTL ends.
+    """
+    waiting_for = ""
+    for dependency in manifest.dependencies:
+        ack = ack_of(dependency)
+        if ack is None:
+            waiting_for = waiting_for or dependency
+        elif ack.status not in GOOD_ENDS:
+            return Placement(
+                state="ends", ends="failed", reason=f"dependency {dependency} ended {ack.status}; this task was not run"
+            )
+    if waiting_for:
+        return Placement(state="waiting", reason=f"waits for {waiting_for}")
+    return Placement(state="ready", reason="nothing to wait for")
+
+
+@dataclass(slots=True)
+class Pauses:
+    """The times in which TTLs stood still (kill switch engaged), as the reaper saw them.
+
+    Closed intervals plus one open start. The precision is one sweep; a kill switch that came and went while
+    no reaper ran is not known.
+    """
+
+    closed: list[tuple[datetime, datetime]] = field(default_factory=list)
+    since: datetime | None = None
+
+    def observe(self, engaged: bool, now: datetime) -> bool:
+        """Record what the reaper sees now; True when there is something new to keep."""
+        if engaged and self.since is None:
+            self.since = now
+            return True
+        if not engaged and self.since is not None:
+            self.closed.append((self.since, max(now, self.since)))
+            oldest = now - timedelta(days=180)  # twice the longest TTL
+            self.closed = [each for each in self.closed if each[1] >= oldest]
+            self.since = None
+            return True
+        return False
+
+    def paused(self, start: datetime, now: datetime) -> timedelta:
+        """How long TTLs stood still between `start` and `now`."""
+        spans = [*self.closed, *([(self.since, now)] if self.since is not None else [])]
+        total = timedelta()
+        for begin, end in spans:
+            total += max(timedelta(), min(end, now) - max(begin, start))
+        return total
+
+
+def expired(manifest: Manifest, now: datetime, pauses: Pauses, engaged: bool) -> bool:
+    """Past `expires_at` plus the paused time since it was created. Nothing expires under the kill switch."""
+    if engaged or now < manifest.expires_at:
+        return False
+    return now >= manifest.expires_at + pauses.paused(manifest.created_at, now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Return:
+    """What becomes of a task whose holder is gone or gave it back at `epoch`."""
+
+    to: Literal["ready", "later", "dead", "cancelled"]
+    epoch: int
+    delay_seconds: float
+    reason: str
+
+
+def returned(
+    manifest: Manifest, epoch: int, *, reason: str, delay_seconds: float | None = None, cancelled: str | None = None
+) -> Return:
+    """Back with the next epoch, or dead once `max_attempts` epochs were used, or cancelled if that was asked.
+
+    `delay_seconds` None means the back-off of a lost lease: 1, 2, 4 … at most 60 s.
+    """
+    if cancelled is not None:
+        return Return(to="cancelled", epoch=epoch, delay_seconds=0, reason=cancelled)
+    if epoch >= manifest.max_attempts:
+        return Return(to="dead", epoch=epoch, delay_seconds=0, reason=f"{reason}; attempt {epoch} was the last")
+    delay = min(60.0, 2.0 ** min(epoch - 1, 6)) if delay_seconds is None else max(0.0, delay_seconds)
+    return Return(to="later" if delay > 0 else "ready", epoch=epoch + 1, delay_seconds=delay, reason=reason)
+
+
+class Leases:
+    """Heartbeat counters as one reaper saw them move, on its own monotonic clock.
+
+    Kept in memory: a restarted reaper gives every holder a whole new lease time.
+    """
+
+    def __init__(self, lease_seconds: float) -> None:
+        self._lease_seconds = lease_seconds
+        self._seen: dict[tuple[str, int], tuple[int, float]] = {}
+
+    def stale(self, task_id: str, epoch: int, counter: int, monotonic: float) -> bool:
+        """Has this counter stood still for the lease time?"""
+        seen = self._seen.get((task_id, epoch))
+        if seen is None or seen[0] != counter:
+            self._seen[task_id, epoch] = (counter, monotonic)
+            return False
+        return monotonic - seen[1] >= self._lease_seconds
+
+    def keep_only(self, live: Iterable[tuple[str, int]]) -> None:
+        keep = set(live)
+        self._seen = {key: value for key, value in self._seen.items() if key in keep}
+
+
+def answer(manifest: Manifest, epoch: int, status: AckStatus, reason: str, now: datetime) -> Ack:
+    """The ack the exchange itself gives for a task that no agent answers."""
+    return Ack(
+        task_id=manifest.task_id,
+        epoch=epoch,
+        agent="exchange",
+        status=status,
+        started_at=now,
+        ended_at=now,
+        duration_seconds=0.0,
+        detail=reason,
+    )
+
+
+@dataclass(slots=True)
+class Sweeping:
+    """What a sweep has done so far."""
+
+    released: list[TaskId] = field(default_factory=list)
+    requeued: list[TaskId] = field(default_factory=list)
+    expired: list[TaskId] = field(default_factory=list)
+    dead: list[TaskId] = field(default_factory=list)
+    quarantined: list[str] = field(default_factory=list)
+
+    def swept(self) -> Swept:
+        return Swept(
+            released=tuple(self.released),
+            requeued=tuple(self.requeued),
+            expired=tuple(self.expired),
+            dead=tuple(self.dead),
+            quarantined=tuple(self.quarantined),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """Which of a batch may be published, dependencies first, and why each other one may not."""
+
+    order: tuple[int, ...]
+    refused: Mapping[int, CalyxError]
+
+
+def admit(manifests: Sequence[Manifest], known: Callable[[TaskId], bool]) -> Admitted:
+    """Refuse duplicates, too large ones, cycles and dependencies that nobody knows; order the rest."""
+    refused: dict[int, CalyxError] = {}
+    batch: dict[TaskId, int] = {}
+    for index, manifest in enumerate(manifests):
+        if manifest.task_id in batch or known(manifest.task_id):
+            refused[index] = Duplicate(f"task {manifest.task_id} is already there; nothing was changed")
+        elif len(canonical_json(manifest.to_json())) > MAX_MANIFEST_BYTES:
+            refused[index] = InvalidInput(
+                f"task {manifest.task_id} is larger than {MAX_MANIFEST_BYTES} bytes; put the payload into artifacts"
+            )
+        else:
+            batch[manifest.task_id] = index
+    order: list[int] = []
+    placed: set[TaskId] = set()
+    pending = dict(batch)
+    while True:
+        ready = [
+            task_id
+            for task_id, index in pending.items()
+            if all(d in placed or (d not in batch and known(d)) for d in manifests[index].dependencies)
+        ]
+        if not ready:
+            break
+        for task_id in ready:
+            placed.add(task_id)
+            order.append(pending.pop(task_id))
+    for task_id, index in pending.items():
+        refused[index] = _why_not(manifests[index], task_id, pending, known)
+    return Admitted(order=tuple(order), refused=refused)
+
+
+def _why_not(
+    manifest: Manifest, task_id: TaskId, pending: Mapping[TaskId, int], known: Callable[[TaskId], bool]
+) -> InvalidInput:
+    for dependency in manifest.dependencies:
+        if dependency not in pending and not known(dependency):
+            return InvalidInput(f"task {task_id} depends on {dependency}, which nobody knows; submit that one first")
+    return InvalidInput(
+        f"task {task_id} is part of a dependency cycle, or depends on a refused task; nothing was published"
+    )
