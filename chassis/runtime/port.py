@@ -1,17 +1,27 @@
 """The runtime port: logical targets, idempotent asynchronous verbs, a nullable pid."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, Protocol
+
+State = Literal["running", "starting", "stopping", "stopped", "failed", "unknown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetState:
-    """What the runtime knows of a target. `starts` counts starts where the runtime counts them."""
+    """What the runtime knows of a target.
+
+    `detail` says how it ended or why it can't start. `signal` and `exit_code` are of its last end, where known.
+    """
 
     target: str
-    state: Literal["running", "starting", "stopping", "stopped", "failed", "unknown"]
+    state: State
     pid: int | None
     detail: str = ""
+    started_at: datetime | None = None
+    exit_code: int | None = None
+    signal: str = ""
+    oom_killed: bool = False
 
 
 class Runtime(Protocol):
