@@ -13,7 +13,7 @@ from chassis.audit import Audit
 from chassis.clock import Clock
 from services.governor.admission import Admission, AdmitTerms, admit
 from services.governor.capacity import Capacity, Freshness, capacity
-from services.governor.leases import Lease, Leases
+from services.governor.leases import Leases
 from services.governor.ram_rule import Intent, RamState, RamTerms, judge
 from services.governor.readings import Meter, Sample
 from services.governor.rows import Rows, row, slot_of
@@ -64,7 +64,7 @@ class Governor:
         self._rows = Rows(folder / "capacity.csv")
         self._slot: datetime | None = None
         self._in_slot: list[Sample] = []
-        self._sequence = 0
+        self._sequence, self._started = 0, clock.monotonic()
         self._ram_file = folder / "ram_rule.json"
         self._ram = self._load_ram()
         self._judged_at = float("-inf")
@@ -140,19 +140,14 @@ class Governor:
                 )
         return answer
 
-    def throttle(self, target: str, seconds: float, share: float, *, reason: str, by: str) -> Lease:
-        return self.leases.throttle(target, seconds, share, reason=reason, by=by)
-
-    def sleep(self, target: str, seconds: float, *, reason: str, by: str) -> Lease:
-        return self.leases.sleep(target, seconds, reason=reason, by=by)
-
     def check(self) -> None:
         """Health: raises when the sampler has stopped."""
         with self._lock:
             latest = self._ring.latest
-            age = None if latest is None else self._clock.monotonic() - latest.monotonic
-        if age is not None and age > self._terms.fresh.unknown_after:
-            raise RuntimeError(f"the last sample is {age:.0f} s old")
+            since = self._started if latest is None else latest.monotonic
+            age = self._clock.monotonic() - since
+        if age > self._terms.fresh.unknown_after:
+            raise RuntimeError(f"no sample for {age:.0f} s")
 
     # --- the RAM rule --------------------------------------------------------------------------------------
 
