@@ -15,7 +15,7 @@ from chassis.ids import RandomIds
 from chassis.layout import Layout
 
 SIGNER = "cbo"
-GRAFANA_PASSWORD = "admin.password"
+GRAFANA_LOGIN = "admin.password"
 
 
 def shares(vault: Path) -> dict[str, tuple[str, ...]]:
@@ -30,12 +30,12 @@ def hand_out(vault: Path, volumes: Path) -> None:
     for caller, names in shares(vault).items():
         for name in names:
             _copy(vault / name, volumes / caller / name, mode=0o400)
-    password = vault / GRAFANA_PASSWORD
+    password = vault / GRAFANA_LOGIN
     if not password.exists():
         write_whole(password, secrets.token_urlsafe(18).encode(), mode=0o600)
     grafana = volumes / "grafana"
     grafana.chmod(0o755)  # Grafana runs as its own user; only Grafana mounts this volume
-    _copy(password, grafana / GRAFANA_PASSWORD, mode=0o444)
+    _copy(password, grafana / GRAFANA_LOGIN, mode=0o444)
 
 
 def _copy(source: Path, target: Path, *, mode: int) -> None:
