@@ -1,0 +1,143 @@
+"""A service as an agent: one builder for the exchange, journal, consent and worker that each of them has."""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+
+from chassis.atomic import read_json
+from chassis.audit import Audit
+from chassis.clock import Clock, parse_iso
+from chassis.domains import DomainManifest
+from chassis.errors import Refused
+from chassis.exchange.manifest import Manifest
+from chassis.exchange.port import Exchange
+from chassis.journal import Journal
+from chassis.killswitch import KillSwitch
+from chassis.layout import Layout
+from chassis.work import Work
+from chassis.worker import LeaseView, Worker
+
+log = structlog.get_logger(__name__)
+
+Leases = Callable[[str], LeaseView | None]
+
+
+def declared_roots(layout: Layout, domains: Iterable[DomainManifest], agent: str) -> list[Path]:
+    """The paths that the agent's own domain manifests declare, and its scratch folder."""
+    declared = [path for domain in domains if domain.owner == agent for path in domain.paths]
+    return [*(Path(path.replace("{station}", str(layout.root))) for path in declared), layout.work(agent)]
+
+
+def consent_under(roots: Sequence[Path]) -> Callable[[Path], None]:
+    """A check that raises Refused for a path that lies, links followed, under none of the roots."""
+
+    def consent(path: Path) -> None:
+        real = path.parent.resolve() / path.name
+        if not any(real.is_relative_to(root.resolve()) for root in roots):
+            raise Refused(f"no consent for {path}: it is outside the paths that the agent's domains declare")
+
+    return consent
+
+
+class LeaseFile:
+    """The governor's sleep leases as another agent on the same volume sees them: read again when the file changes.
+
+    No file is no lease. An unreadable one puts everything to sleep: in doubt, no work.
+    """
+
+    def __init__(self, layout: Layout, clock: Clock) -> None:
+        self._file, self._clock = layout.state("governor") / "leases.json", clock
+        self._seen: tuple[int, int] | None = None
+        self._leases: list[LeaseView] = []
+        self._unreadable = ""
+
+    def __call__(self, target: str) -> LeaseView | None:
+        self._refresh()
+        if self._unreadable:
+            return LeaseView(kind="sleep", target=target, reason=self._unreadable)
+        now = self._clock.now()
+        return next((each for each in self._leases if each.target == target and _holds(each, now)), None)
+
+    def _refresh(self) -> None:
+        try:
+            stat = self._file.stat()
+            seen = (stat.st_mtime_ns, stat.st_ino)
+            if seen == self._seen:
+                return
+            leases = read_json(self._file)["leases"]
+            self._leases = [
+                LeaseView(
+                    kind=lease["kind"],
+                    target=lease["target"],
+                    until=parse_iso(lease["expires_at"]),
+                    reason=lease["reason"],
+                )
+                for lease in leases
+                if lease["kind"] == "sleep"
+            ]
+            self._seen, self._unreadable = seen, ""
+        except FileNotFoundError:
+            self._seen, self._leases, self._unreadable = None, [], ""
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._seen, self._unreadable = None, f"the governor's leases can't be read: {error}"
+
+
+def _holds(lease: LeaseView, now: datetime) -> bool:
+    return lease.until is None or now < lease.until
+
+
+class Agent:
+    """The worker with its drills done first, on its own thread, so that a slow disk delays no answer."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker, self._drilled = worker, False
+
+    def step(self) -> None:
+        """Drill once, then claim and do what is ready."""
+        if not self._drilled:
+            for procedure, fault in self._worker.drill().items():
+                if fault is not None:
+                    log.error("drill failed: this procedure will not act", procedure=procedure, why=fault)
+            self._drilled = True
+        self._worker.step()
+
+
+def build_agent(
+    name: str,
+    works: Sequence[Work],
+    *,
+    layout: Layout,
+    exchange: Exchange,
+    verifier: Callable[[Manifest], bool],
+    kill_switch: KillSwitch,
+    domains: Iterable[DomainManifest],
+    clock: Clock,
+    audit: Audit,
+    leases: Leases,
+    station_id: str,
+    heartbeat_seconds: float | None = 5.0,
+) -> Agent:
+    """An agent that owns `works`, with consent for its domains' declared paths only.
+
+    `heartbeat_seconds` None = no heartbeat thread (virtual clock). Makes the folders that it needs.
+    """
+    roots = declared_roots(layout, domains, name)
+    for root in roots:
+        root.mkdir(parents=True, exist_ok=True)
+    worker = Worker(
+        name,
+        exchange,
+        works,
+        Journal(layout.journal / name, clock, consent_under(roots)),
+        verifier,
+        kill_switch,
+        clock,
+        layout.work(name),
+        audit,
+        leases,
+        station_id,
+        heartbeat_seconds=heartbeat_seconds,
+    )
+    return Agent(worker)
