@@ -1,16 +1,33 @@
-"""The exchange in a folder (being built)."""
+"""The exchange in a folder on one local file system: every transition is one rename, so one winner."""
 
-from collections.abc import Callable
+import contextlib
+import errno
+import fcntl
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from chassis.atomic import fsync_dir, write_whole
+from chassis.canonical import canonical_json
 from chassis.clock import Clock
-from chassis.exchange.manifest import Manifest
-from chassis.exchange.port import Exchange
+from chassis.errors import CalyxError, Duplicate, InvalidInput, ResourceExhausted, Unavailable
+from chassis.exchange import rules
+from chassis.exchange.custody import Custody
+from chassis.exchange.folder import Folder, Place, move_into, there
+from chassis.exchange.manifest import TASK_ID, Ack, Manifest, TaskId
+from chassis.exchange.moves import Unfit, names, refuse_network_file_system, write_new
+from chassis.exchange.port import Claim, Exchange, Receipt, Swept, TaskState, TaskView
+from chassis.exchange.reaper import Reaper
+from chassis.exchange.slots import Slots
 from chassis.killswitch import KillSwitch
 
 
 class FilesExchange(Exchange):
-    """Tasks as files on one local file system; every transition is a rename."""
+    """Shared by every process of the station; each has its own object on the same `root`.
+
+    All state is in the folders: a process killed anywhere leaves a task in exactly one of them, and what was
+    half done is finished or taken back by the next sweep, submit or join. One process (the CBO) sweeps.
+    """
 
     def __init__(
         self,
@@ -21,3 +38,221 @@ class FilesExchange(Exchange):
         lease_seconds: float = 30.0,
     ) -> None:
         self._root = root
+        self._folder = Folder(root, verifier)
+        refuse_network_file_system(root)
+        self._slots = Slots(root / "workers")
+        self._custody = Custody(self._folder, clock, kill_switch, self._slots.hold)
+        self._reaper = Reaper(self._folder, self._custody, clock, kill_switch, lease_seconds)
+        self._lock = threading.RLock()
+
+    # Submitting
+
+    def submit(self, manifest: Manifest, *, hold: bool = False) -> Receipt:
+        answer = self._submit([manifest], hold)[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def submit_many(self, manifests: Sequence[Manifest]) -> list[Receipt | Exception]:
+        return self._submit(manifests, hold=False)
+
+    def _submit(self, manifests: Sequence[Manifest], hold: bool) -> list[Receipt | Exception]:
+        with self._submitting():
+            admitted = rules.admit(manifests, lambda task_id: there(self._folder.record(task_id) / "task.json"))
+            answers: dict[int, Receipt | Exception] = dict(admitted.refused)
+            staged: list[int] = []
+            for index in admitted.order:
+                try:
+                    self._stage(manifests[index])
+                    staged.append(index)
+                except OSError as error:
+                    answers[index] = _full(error, manifests[index].task_id)
+            touched: set[Path] = set()
+            published: list[int] = []
+            for index in staged:
+                answer = self._publish(manifests[index], hold, touched)
+                answers[index] = answer
+                if isinstance(answer, Receipt):
+                    published.append(index)
+            try:
+                for folder in touched:
+                    fsync_dir(folder)
+            except OSError as error:
+                answers.update({index: _full(error, manifests[index].task_id) for index in published})
+            return [answers[index] for index in range(len(manifests))]
+
+    @contextlib.contextmanager
+    def _submitting(self) -> Iterator[None]:
+        """One submitter at a time; what a killed one had staged and not published is taken back first."""
+        with self._lock, (self._root / "tmp" / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for name in names(self._root / "tmp"):
+                if name.endswith(".tmp"):
+                    self._take_back(self._root / "tmp" / name)
+            yield
+
+    def _take_back(self, staged: Path) -> None:
+        record = self._folder.record(staged.name.removesuffix(".tmp"))
+        with contextlib.suppress(FileNotFoundError):
+            published = staged.lstat().st_nlink > 2  # only where moving had to be link + unlink
+            if not published and (record / "task.json").samefile(staged):
+                (record / "task.json").unlink()
+        staged.unlink(missing_ok=True)
+
+    def _stage(self, manifest: Manifest) -> None:
+        staged, record = self._folder.staged(manifest.task_id), self._folder.record(manifest.task_id)
+        write_new(staged, canonical_json(manifest.to_json()))
+        try:
+            record.mkdir(parents=True, exist_ok=True)
+            (record / "task.json").hardlink_to(staged)
+        except OSError:
+            staged.unlink()
+            raise
+
+    def _publish(self, manifest: Manifest, hold: bool, touched: set[Path]) -> Receipt | Exception:
+        """The rename that makes the task exist. A task whose dependency failed gets its ack at the next sweep."""
+        for dependency in manifest.dependencies:
+            if not there(self._folder.record(dependency) / "task.json"):
+                self._take_back(self._folder.staged(manifest.task_id))
+                return InvalidInput(f"task {manifest.task_id} depends on {dependency}, which could not be submitted")
+        state: TaskState = "ready" if rules.place(manifest, self._folder.read_ack).state == "ready" else "waiting"
+        state = "held" if hold else state
+        try:
+            target = move_into(self._folder.staged(manifest.task_id), self._folder.target(state, manifest, 1))
+        except FileExistsError:
+            self._take_back(self._folder.staged(manifest.task_id))
+            return Duplicate(f"task {manifest.task_id} is already there; nothing was changed")
+        except OSError as error:
+            self._take_back(self._folder.staged(manifest.task_id))
+            return _full(error, manifest.task_id)
+        touched.add(target.parent)
+        return Receipt(task_id=manifest.task_id, state=state)
+
+    # Claiming and answering
+
+    def join(self, agent: str) -> str:
+        return self._slots.take(agent, self._custody.give_back)
+
+    def leave(self, worker: str) -> None:
+        self._slots.free(worker)
+
+    def claim(self, pool: str, worker: str, n: int = 1) -> list[Claim]:
+        return self._custody.claim(pool, worker, n)
+
+    def check(self, claim: Claim) -> bool:
+        return self._custody.check(claim)
+
+    def heartbeat(self, claim: Claim) -> None:
+        self._custody.heartbeat(claim)
+
+    def ack(self, claim: Claim, ack: Ack) -> None:
+        self._custody.ack(claim, ack)
+
+    def nack(self, claim: Claim, delay_seconds: float, reason: str) -> None:
+        self._custody.nack(claim, delay_seconds, reason)
+
+    # Steering
+
+    def hold(self, task_id: TaskId) -> bool:
+        return self._move_on(task_id, ("ready", "waiting"), self._hold)
+
+    def _hold(self, place: Place, _manifest: Manifest) -> bool:
+        target = move_into(place.path, self._folder.held(place.task_id, place.epoch))
+        fsync_dir(target.parent)
+        return True
+
+    def release(self, task_id: TaskId) -> bool:
+        return self._move_on(task_id, ("held",), self._custody.put)
+
+    def requeue(self, task_id: TaskId) -> bool:
+        return self._move_on(task_id, ("dead",), self._requeue)
+
+    def _requeue(self, place: Place, manifest: Manifest) -> bool:
+        try:
+            self._folder.genuine(place)
+        except Unfit:
+            return False  # it would only come back here
+        return self._custody.next_epoch(place, manifest, None)
+
+    def cancel(self, task_id: TaskId, reason: str) -> bool:
+        def end(place: Place, manifest: Manifest) -> bool:
+            if place.state != "claimed":
+                return self._custody.answer(place, manifest, "cancelled", reason)
+            write_whole(self._folder.cancel(task_id), reason.encode(errors="replace"))
+            return not there(self._folder.record(task_id) / "ack.json")
+
+        return self._move_on(task_id, ("ready", "waiting", "held", "claimed"), end)
+
+    def _move_on(self, task_id: TaskId, states: tuple[TaskState, ...], act: Callable[[Place, Manifest], bool]) -> bool:
+        """Find the task and act on it where it lies; look again if it moved meanwhile."""
+        for _ in range(10):
+            manifest = self._folder.read_manifest(task_id) if TASK_ID.fullmatch(task_id) else None
+            if manifest is None or there(self._folder.record(task_id) / "ack.json"):
+                return False
+            place = self._folder.find(task_id, manifest, self._folder.epoch(task_id))
+            if place is not None and place.state not in states:
+                return False
+            with contextlib.suppress(FileNotFoundError):
+                if place is not None and act(place, manifest):
+                    return True
+        return False
+
+    # Looking
+
+    def get(self, task_id: TaskId) -> TaskView:
+        manifest = self._folder.read_manifest(task_id) if TASK_ID.fullmatch(task_id) else None
+        if manifest is None:
+            return TaskView(task_id=task_id, state="unknown", epoch=0, manifest=None, ack=None)
+        for _ in range(5):  # it may move from a place not looked at yet to one already looked at
+            ack = self._folder.read_ack(task_id)
+            if ack is not None:
+                state: TaskState = "cancelled" if ack.status == "cancelled" else "done"
+                return TaskView(
+                    task_id=task_id, state=state, epoch=ack.epoch, manifest=manifest, ack=ack, reason=ack.detail
+                )
+            place = self._folder.find(task_id, manifest, self._folder.epoch(task_id))
+            if place is not None:
+                reason = self._folder.reason(place) if place.state == "dead" else ""
+                return TaskView(
+                    task_id=task_id, state=place.state, epoch=place.epoch, manifest=manifest, ack=None, reason=reason
+                )
+        # Past the fence, its ack not published yet (a crash there is finished by the next sweep); or lost.
+        epoch = self._folder.epoch(task_id)
+        pending = any(there(self._folder.claimed(w, task_id, epoch, "ack")) for w in self._folder.holders())
+        return TaskView(
+            task_id=task_id, state="claimed" if pending else "unknown", epoch=epoch, manifest=manifest, ack=None,
+            reason="its ack is being published" if pending else "its file is gone; only the record is left",
+        )  # fmt: skip
+
+    def tasks(self, states: Iterable[TaskState]) -> list[TaskView]:
+        """Finished tasks are read one by one, so asking for `done` is not cheap."""
+        wanted = set(states)
+        found: set[TaskId] = set()
+        for state in ("held", "waiting", "ready", "claimed", "dead"):
+            if state in wanted:
+                places = (self._folder.parse(state, path) for path in self._folder.each(state))
+                found |= {place.task_id for place in places if place is not None}
+        if wanted & {"done", "cancelled"}:
+            found |= self._folder.finished()
+        views = (self.get(task_id) for task_id in sorted(found))
+        return [view for view in views if view.state in wanted]
+
+    def depth(self) -> dict[TaskState, int]:
+        """Tasks by live state and the dead; finished ones are not counted, they are no depth."""
+        live: tuple[TaskState, ...] = ("held", "waiting", "ready", "claimed", "dead")
+        return {
+            state: sum(self._folder.parse(state, path) is not None for path in self._folder.each(state))
+            for state in live
+        }
+
+    def sweep(self) -> Swept:
+        if any(name.endswith(".tmp") for name in names(self._root / "tmp")):
+            with self._submitting():
+                pass
+        return self._reaper.sweep()
+
+
+def _full(error: OSError, task_id: str) -> CalyxError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceExhausted(f"no room for task {task_id}; it was not published, try again later")
+    return Unavailable(f"task {task_id} could not be written ({error.strerror}); submit it again")

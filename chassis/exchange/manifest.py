@@ -14,6 +14,11 @@ TaskId = NewType("TaskId", str)
 TASK_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,119}")
 MAX_MANIFEST_BYTES = 256 * 1024
 
+_TEXTS = (
+    "objective", "rehearsal_of", "plan_digest", "approval", "undo_of", "objective_id", "pulse_id", "level",
+    "policy_digest", "trace", "grant",
+)  # fmt: skip
+
 AckStatus = Literal["rehearsed", "done", "no_work", "failed", "expired", "cancelled", "undone"]
 """`no_work`: it ran and found nothing to do. `undone`: an `undo_of` task restored its target."""
 
@@ -85,12 +90,18 @@ class Manifest:
                 parse_iso(value["created_at"]),
                 parse_iso(value["expires_at"]),
             )
-            made["dependencies"] = tuple(value.get("dependencies", ()))
-            made["artifacts"] = tuple(value.get("artifacts", ()))
+            for name in ("dependencies", "artifacts"):
+                if not isinstance(value.get(name, []), list):
+                    raise InvalidInput(f"manifest field {name} must be a list")
+                made[name] = tuple(value.get(name, ()))
             manifest = cls(**made)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InvalidInput(f"not a manifest: {error}") from error
         manifest._check()
+        try:
+            manifest.signed_bytes()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidInput(f"not a manifest: {error}") from error  # NaN, half a surrogate pair
         return manifest
 
     def _check(self) -> None:
@@ -101,6 +112,11 @@ class Manifest:
         for name in ("task_id", "owner", "domain"):
             if not TASK_ID.fullmatch(getattr(self, name)):
                 raise InvalidInput(f"manifest field {name} must match {TASK_ID.pattern}")
+        for name in _TEXTS:
+            if not isinstance(getattr(self, name), str):
+                raise InvalidInput(f"manifest field {name} must be a string")
+        if not all(isinstance(each, dict) for each in self.artifacts):
+            raise InvalidInput("manifest artifacts are objects")
         for dependency in self.dependencies:
             if not isinstance(dependency, str) or not TASK_ID.fullmatch(dependency):
                 raise InvalidInput(f"manifest dependency {dependency!r} is not a task id")
@@ -112,7 +128,7 @@ class Manifest:
             raise InvalidInput("manifest priority is 0 to 9")
         if type(self.max_attempts) is not int or self.max_attempts < 1:
             raise InvalidInput("manifest max_attempts is at least 1")
-        if not isinstance(self.ttl_seconds, int | float) or not 0 < self.ttl_seconds <= 86400 * 90:
+        if type(self.ttl_seconds) not in (int, float) or not 0 < self.ttl_seconds <= 86400 * 90:
             raise InvalidInput("manifest ttl_seconds is above 0 and at most 90 days")
         if type(self.rehearsal) is not bool:
             raise InvalidInput("manifest rehearsal is true or false")

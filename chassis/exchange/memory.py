@@ -105,9 +105,9 @@ class MemoryExchange(Exchange):
     def hold(self, task_id: TaskId) -> bool:
         with self._lock:
             task = self._tasks.get(task_id)
-            if task is None or task.state not in ("ready", "waiting") or task.not_before is not None:
+            if task is None or task.state not in ("ready", "waiting"):
                 return False
-            task.state = "held"
+            task.state, task.not_before = "held", None
             return True
 
     def release(self, task_id: TaskId) -> bool:
@@ -144,7 +144,7 @@ class MemoryExchange(Exchange):
             self._living.add(worker)
             stopped = self._kill_switch.engaged()
             mine = [t for t in self._tasks.values() if t.state == "ready" and t.manifest.owner == pool]
-            mine.sort(key=lambda t: (-t.manifest.priority, t.manifest.task_id))
+            mine.sort(key=lambda t: (-t.manifest.priority, f"{t.manifest.task_id}.e{t.epoch}.ready"))
             claims: list[Claim] = []
             for task in mine:
                 if len(claims) >= n:

@@ -53,7 +53,10 @@ class Exchange(Protocol):
     """At-least-once execution, at most one live claim, exactly one ack record."""
 
     def submit(self, manifest: Manifest, *, hold: bool = False) -> Receipt:
-        """Make a task durable. Raises Duplicate (already there, unchanged), InvalidInput (cycle, unknown dependency)."""
+        """Make a task durable.
+
+        Raises Duplicate (already there, unchanged), InvalidInput (cycle, unknown dependency).
+        """
         ...
 
     def submit_many(self, manifests: Sequence[Manifest]) -> list[Receipt | Exception]:

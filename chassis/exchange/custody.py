@@ -1,0 +1,270 @@
+"""Who holds a task, and how it leaves their hands: claimed, answered once, or given back."""
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from chassis.atomic import fsync_dir, write_json
+from chassis.canonical import canonical_json
+from chassis.clock import Clock, iso
+from chassis.errors import AlreadyAcked, CalyxError, InvalidInput, LeaseLost
+from chassis.exchange import rules
+from chassis.exchange.folder import MAX_ACK_BYTES, Folder, Place, Ungranted, move_into, there
+from chassis.exchange.manifest import TASK_ID, Ack, AckStatus, Manifest, TaskId
+from chassis.exchange.moves import Unfit, names, read_regular, write_new
+from chassis.exchange.port import Claim
+from chassis.killswitch import KillSwitch
+
+
+class Custody:
+    """Claims and acks in the folder. `alive` is told each worker name before it holds anything."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        clock: Clock,
+        kill_switch: KillSwitch,
+        alive: Callable[[str], None],
+    ) -> None:
+        self._folder, self._clock, self._kill_switch, self._alive = folder, clock, kill_switch, alive
+        self._root = folder.root
+        self._lock = threading.RLock()
+
+    def give_back(self, worker: str) -> None:
+        """The worker is dead for certain: publish the acks it had committed, return the rest at once."""
+        self.finish_acks(worker)
+        for name in names(self._root / "claimed" / worker):
+            place = self._folder.parse("claimed", self._root / "claimed" / worker / name)
+            if place is not None:
+                self.send_back(place, "its holder is gone", 0.0)
+
+    def claim(self, pool: str, worker: str, n: int = 1) -> list[Claim]:
+        if not TASK_ID.fullmatch(pool) or not TASK_ID.fullmatch(worker):
+            raise InvalidInput("a pool and a worker are named like task ids")
+        claims: list[Claim] = []
+        stopped: bool | None = None
+        for priority in self._folder.priorities(pool):
+            folder = self._root / "ready" / pool / priority
+            for name in names(folder):
+                if len(claims) >= n:
+                    return claims
+                if stopped is None:
+                    stopped = self._kill_switch.engaged()
+                place = self._folder.parse("ready", folder / name)
+                if place is None:
+                    self._folder.set_aside(folder / name, "its name is no task's")
+                elif not stopped or self._is_undo(place):
+                    claims += self._take(place, pool, worker)
+        return claims
+
+    def _is_undo(self, place: Place) -> bool:
+        try:
+            return bool(self._folder.genuine(place, place.path.parent.parent.name).undo_of)
+        except (Unfit, FileNotFoundError):
+            return False
+
+    def _take(self, place: Place, pool: str, worker: str) -> list[Claim]:
+        self._alive(worker)
+        mine = self._folder.claimed(worker, place.task_id, place.epoch)
+        try:
+            move_into(place.path, mine)
+        except FileNotFoundError:
+            return []
+        except FileExistsError:
+            self._folder.set_aside(place.path, "a second file of a task that is being worked on")
+            return []
+        taken = Place(state="claimed", task_id=place.task_id, epoch=place.epoch, path=mine)
+        manifest = self.genuine(taken, pool)
+        if manifest is None:
+            return []
+        if manifest.priority != int(place.path.parent.name[1:]):
+            self.bury(taken, "found under another priority than its own")
+            return []
+        if self.expired(manifest):
+            self.answer(taken, manifest, "expired", "its time ran out before anyone took it")
+            return []
+        return [Claim(manifest=manifest, epoch=place.epoch, worker=worker)]
+
+    def genuine(self, place: Place, pool: str | None = None) -> Manifest | None:
+        """The task's manifest; None when it is none, which then lies among the dead with the reason."""
+        try:
+            return self._folder.genuine(place, pool)
+        except FileNotFoundError:
+            return None
+        except Ungranted as unfit:
+            self.bury(place, str(unfit))
+        except Unfit as unfit:
+            self._folder.set_aside(place.path, str(unfit))
+        return None
+
+    def bury(self, place: Place, reason: str) -> None:
+        self._folder.bury(place, reason)
+        self._tidy(place)
+
+    def _tidy(self, place: Place) -> None:
+        """Remove what lay beside a claim that is no more."""
+        place.path.with_suffix(".hb").unlink(missing_ok=True)
+
+    def expired(self, manifest: Manifest) -> bool:
+        now = self._clock.now()
+        if now < manifest.expires_at:
+            return False
+        return rules.expired(manifest, now, self._folder.read_pauses(), self._kill_switch.engaged())
+
+    def check(self, claim: Claim) -> bool:
+        task_id = claim.manifest.task_id
+        return there(self._folder.claimed(claim.worker, task_id, claim.epoch)) and not there(
+            self._folder.cancel(task_id)
+        )
+
+    def heartbeat(self, claim: Claim) -> None:
+        """Move the counter beside the claim. It needs no fsync: a power cut ends the holder too."""
+        task_id = claim.manifest.task_id
+        if not there(self._folder.claimed(claim.worker, task_id, claim.epoch)):
+            raise LeaseLost(f"task {task_id} is no longer held at epoch {claim.epoch}")
+        beat = self._folder.claimed(claim.worker, task_id, claim.epoch, "hb")
+        fd = os.open(beat, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            said = os.pread(fd, 20, 0)
+            count = int(said) if said.isdigit() else 0
+            os.pwrite(fd, b"%d" % (count + 1), 0)
+        finally:
+            os.close(fd)
+
+    def ack(self, claim: Claim, ack: Ack) -> None:
+        """The rename to done is the fence; before it nothing is recorded, after it the ack will be."""
+        task_id = claim.manifest.task_id
+        if (ack.task_id, ack.epoch) != (task_id, claim.epoch):
+            raise InvalidInput("the ack names another task or epoch than the claim")
+        held = self._folder.claimed(claim.worker, task_id, claim.epoch)
+        pending = self._folder.claimed(claim.worker, task_id, claim.epoch, "ack")
+        with self._lock:
+            if not there(held):
+                raise self._not_ours(task_id, claim.epoch)
+            pending.unlink(missing_ok=True)  # of an attempt that failed before the fence
+            write_new(pending, canonical_json(ack.to_json()))
+            fsync_dir(pending.parent)
+            try:
+                move_into(held, self._folder.done(ack))
+            except FileNotFoundError:
+                pending.unlink(missing_ok=True)
+                raise self._not_ours(task_id, claim.epoch) from None
+            self._publish_ack(pending, ack)
+
+    def _not_ours(self, task_id: TaskId, epoch: int) -> CalyxError:
+        known = self._folder.read_ack(task_id)
+        if known is not None:
+            return AlreadyAcked(f"task {task_id} has its ack ({known.status}); this one was not recorded")
+        return LeaseLost(f"task {task_id} is no longer held at epoch {epoch}; nothing was recorded")
+
+    def _publish_ack(self, pending: Path, ack: Ack) -> None:
+        record = self._folder.record(ack.task_id)
+        record.mkdir(parents=True, exist_ok=True)
+        try:
+            (record / "ack.json").hardlink_to(pending)
+        except (FileExistsError, FileNotFoundError):
+            known = self._folder.read_ack(ack.task_id)  # the reaper may have finished it for us
+            if known is None or known.epoch != ack.epoch:
+                raise
+        fsync_dir(self._folder.done(ack).parent)
+        fsync_dir(record)
+        pending.unlink(missing_ok=True)
+        pending.with_suffix(".hb").unlink(missing_ok=True)
+        self._folder.cancel(ack.task_id).unlink(missing_ok=True)
+
+    def finish_acks(self, worker: str) -> None:
+        """Publish acks whose task is past the fence; drop those whose claim was lost."""
+        for name in names(self._root / "claimed" / worker):
+            pending = self._root / "claimed" / worker / name
+            if not name.endswith(".ack") or there(pending.with_suffix(".claimed")):
+                continue
+            try:
+                ack = Ack.from_json(json.loads(read_regular(pending, MAX_ACK_BYTES)))
+            except FileNotFoundError:
+                continue
+            except (Unfit, InvalidInput, ValueError, RecursionError):
+                self._folder.set_aside(pending, "an unreadable ack")
+                continue
+            if name != f"{ack.task_id}.e{ack.epoch}.ack":
+                self._folder.set_aside(pending, "an ack under another task's name")
+            elif there(self._folder.done(ack)):
+                self._publish_ack(pending, ack)
+            else:
+                pending.unlink(missing_ok=True)
+
+    def nack(self, claim: Claim, delay_seconds: float, reason: str) -> None:
+        place = Place(
+            state="claimed",
+            task_id=claim.manifest.task_id,
+            epoch=claim.epoch,
+            path=self._folder.claimed(claim.worker, claim.manifest.task_id, claim.epoch),
+        )
+        if self.send_back(place, reason, delay_seconds) is None:
+            raise self._not_ours(place.task_id, place.epoch)
+
+    def send_back(self, place: Place, reason: str, delay_seconds: float | None = None) -> rules.Return | None:
+        """Give a claimed task back, or end it; None if it was no longer there."""
+        manifest = self.genuine(place)
+        if manifest is None:
+            return None
+        cancelled = self._cancelled(place.task_id)
+        back = rules.returned(manifest, place.epoch, reason=reason, delay_seconds=delay_seconds, cancelled=cancelled)
+        if back.to == "cancelled":
+            return back if self.answer(place, manifest, "cancelled", back.reason) else None
+        if back.to == "dead":
+            self.bury(place, back.reason)
+            return back
+        not_before = self._clock.now() + timedelta(seconds=back.delay_seconds)
+        return back if self.next_epoch(place, manifest, not_before if back.to == "later" else None) else None
+
+    def next_epoch(self, place: Place, manifest: Manifest, not_before: datetime | None) -> bool:
+        """The mark of the new epoch is durable before the task moves, so that an older file is never taken for it."""
+        epoch = place.epoch + 1
+        record = self._folder.record(place.task_id)
+        write_json(record / f"e{epoch}", {"not_before": iso(not_before) if not_before else None})
+        target = self._folder.later(place.task_id, epoch) if not_before else self._folder.ready(manifest, epoch)
+        try:
+            move_into(place.path, target)
+        except FileNotFoundError:
+            return False
+        fsync_dir(target.parent)
+        self._tidy(place)
+        return True
+
+    def put(self, place: Place, manifest: Manifest) -> bool:
+        """Where it belongs by its dependencies, at the same epoch; False if somebody else moved it first."""
+        placement = rules.place(manifest, self._folder.read_ack)
+        if placement.state == "ends":
+            return self.answer(place, manifest, placement.ends or "failed", placement.reason)
+        target = self._folder.target(placement.state, manifest, place.epoch)
+        if target == place.path:
+            return False
+        try:
+            move_into(place.path, target)
+        except FileNotFoundError:
+            return False
+        fsync_dir(target.parent)
+        return True
+
+    def _cancelled(self, task_id: TaskId) -> str | None:
+        try:
+            return read_regular(self._folder.cancel(task_id), 65536).decode(errors="replace")
+        except FileNotFoundError:
+            return None
+        except Unfit:
+            return "cancelled"
+
+    def answer(self, place: Place, manifest: Manifest, status: AckStatus, reason: str) -> bool:
+        """The exchange itself takes the task and acks it; False if somebody else had it first."""
+        mine = self._folder.claimed(rules.EXCHANGE, place.task_id, place.epoch)
+        try:
+            move_into(place.path, mine)
+        except (FileNotFoundError, FileExistsError):
+            return False
+        self._tidy(place)
+        claim = Claim(manifest=manifest, epoch=place.epoch, worker=rules.EXCHANGE)
+        self.ack(claim, rules.answer(manifest, place.epoch, status, reason, self._clock.now()))
+        return True

@@ -1,0 +1,292 @@
+"""Where a task lies in the exchange folder, and whether what lies there is the task it says it is."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from chassis.atomic import fsync_dir, write_json
+from chassis.canonical import canonical_json
+from chassis.clock import iso, parse_iso
+from chassis.errors import InvalidInput, Unavailable
+from chassis.exchange import rules
+from chassis.exchange.manifest import MAX_MANIFEST_BYTES, TASK_ID, Ack, Manifest, TaskId
+from chassis.exchange.moves import Unfit, move, names, read_regular
+from chassis.exchange.port import TaskState
+
+FOLDERS = ("inbox", "tmp", "waiting", "held", "ready", "claimed", "done", "acks", "dead", "cancel", "workers")
+MAX_ACK_BYTES = 16 * 1024 * 1024
+
+_NAME = re.compile(r"(?P<id>.+)\.e(?P<epoch>[1-9]\d{0,8})\.(?P<kind>[a-z]+)")
+_KINDS = {"waiting": "later", "held": "held", "ready": "ready", "claimed": "claimed", "dead": "quarantine"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """One task's file: which state its folder means, at which epoch."""
+
+    state: TaskState
+    task_id: TaskId
+    epoch: int
+    path: Path
+
+    @property
+    def later(self) -> bool:
+        """Waiting for a time, not for dependencies."""
+        return self.path.name.endswith(".later")
+
+
+class Folder:
+    """Paths, names and identity of the task files under one exchange root.
+
+    A task is one inode: the same file is linked as `acks/<2 hex>/<id>/task.json` (the record, which outlives
+    the task) and moved by rename from state to state. A copy has another inode and is never taken for the task.
+    """
+
+    def __init__(self, root: Path, valid: Callable[[Manifest], bool]) -> None:
+        self.root, self._valid = root, valid
+        for name in FOLDERS:
+            (root / name).mkdir(parents=True, exist_ok=True)
+
+    def record(self, task_id: str) -> Path:
+        return self.root / "acks" / hashlib.sha256(task_id.encode()).hexdigest()[:2] / task_id
+
+    def staged(self, task_id: str) -> Path:
+        return self.root / "tmp" / f"{task_id}.tmp"
+
+    def waiting(self, task_id: str) -> Path:
+        return self.root / "waiting" / f"{task_id}.waiting"
+
+    def later(self, task_id: str, epoch: int) -> Path:
+        return self.root / "waiting" / f"{task_id}.e{epoch}.later"
+
+    def held(self, task_id: str, epoch: int) -> Path:
+        return self.root / "held" / f"{task_id}.e{epoch}.held"
+
+    def ready(self, manifest: Manifest, epoch: int) -> Path:
+        return self.root / "ready" / manifest.owner / f"p{manifest.priority}" / f"{manifest.task_id}.e{epoch}.ready"
+
+    def claimed(self, worker: str, task_id: str, epoch: int, kind: str = "claimed") -> Path:
+        """`kind`: claimed, hb (heartbeat counter) or ack (the ack before it is published)."""
+        return self.root / "claimed" / worker / f"{task_id}.e{epoch}.{kind}"
+
+    def done(self, ack: Ack) -> Path:
+        return self.root / "done" / ack.ended_at.strftime("%Y%m%d") / f"{ack.task_id}.e{ack.epoch}.done"
+
+    def dead(self, task_id: str, epoch: int) -> Path:
+        return self.root / "dead" / f"{task_id}.e{epoch}.quarantine"
+
+    def cancel(self, task_id: str) -> Path:
+        return self.root / "cancel" / task_id
+
+    def target(self, state: TaskState, manifest: Manifest, epoch: int) -> Path:
+        """Where a task that nobody holds goes. Only a first epoch can wait for dependencies."""
+        if state == "held":
+            return self.held(manifest.task_id, epoch)
+        if state == "waiting" and epoch == 1:
+            return self.waiting(manifest.task_id)
+        return self.ready(manifest, epoch)
+
+    def finished(self) -> set[TaskId]:
+        """Ids of what lies in done and has not been compacted."""
+        days = names(self.root / "done")
+        found = (_NAME.fullmatch(name) for day in days for name in names(self.root / "done" / day))
+        return {TaskId(each["id"]) for each in found if each is not None}
+
+    def parse(self, state: TaskState, path: Path) -> Place | None:
+        """The place a file name means in this state's folder, None for a name that means none."""
+        task_id, epoch = path.name.removesuffix(".waiting"), 1
+        if state != "waiting" or task_id == path.name:
+            found = _NAME.fullmatch(path.name)
+            if found is None or found["kind"] != _KINDS.get(state):
+                return None
+            task_id, epoch = found["id"], int(found["epoch"])
+        if not TASK_ID.fullmatch(task_id):
+            return None
+        return Place(state=state, task_id=TaskId(task_id), epoch=epoch, path=path)
+
+    def holders(self) -> list[str]:
+        return names(self.root / "claimed")
+
+    def each(self, state: TaskState) -> Iterator[Path]:
+        """Every entry of a state's folders, task or not, in order."""
+        if state == "ready":
+            folders = [self.root / "ready" / p / q for p in names(self.root / "ready") for q in self.priorities(p)]
+        elif state == "claimed":
+            folders = [self.root / "claimed" / worker for worker in self.holders()]
+        else:
+            folders = [self.root / state]
+        for folder in folders:
+            for name in names(folder):
+                if not (state == "claimed" and name.endswith((".hb", ".ack"))) and not name.endswith(".reason.json"):
+                    yield folder / name
+
+    def priorities(self, pool: str) -> list[str]:
+        """The priority folders of a pool, highest first."""
+        return [p for p in reversed(names(self.root / "ready" / pool)) if re.fullmatch(r"p\d", p)]
+
+    def find(self, task_id: TaskId, manifest: Manifest, epoch: int) -> Place | None:
+        """Where the task lies now, among the places it can be in at this epoch (or the one before)."""
+        for at in (epoch, epoch - 1):
+            if at < 1:
+                continue
+            places: list[tuple[TaskState, Path]] = [
+                ("held", self.held(task_id, at)),
+                ("waiting", self.later(task_id, at)),
+                ("ready", self.ready(manifest, at)),
+                *(("claimed", self.claimed(worker, task_id, at)) for worker in self.holders()),
+                ("dead", self.dead(task_id, at)),
+            ]
+            if at == 1:
+                places.insert(0, ("waiting", self.waiting(task_id)))
+            for state, path in places:
+                if there(path):
+                    return Place(state=state, task_id=task_id, epoch=at, path=path)
+        return None
+
+    def epoch(self, task_id: str) -> int:
+        """The highest epoch ever given out, 1 if there was no second."""
+        return max((int(n[1:]) for n in names(self.record(task_id)) if re.fullmatch(r"e[1-9]\d{0,8}", n)), default=1)
+
+    def read_ack(self, task_id: str) -> Ack | None:
+        try:
+            return Ack.from_json(json.loads(read_regular(self.record(task_id) / "ack.json", MAX_ACK_BYTES)))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def read_manifest(self, task_id: str) -> Manifest | None:
+        """What the record says; None for an unknown or unreadable one."""
+        try:
+            return parse_manifest(read_regular(self.record(task_id) / "task.json", MAX_MANIFEST_BYTES))
+        except (FileNotFoundError, NotADirectoryError, Unfit):
+            return None
+
+    def genuine(self, place: Place, pool: str | None = None) -> Manifest:
+        """The manifest at a place, proven to be the submitted task. Raises Unfit, FileNotFoundError.
+
+        `pool` is where it was found ready; None when it was not.
+        """
+        manifest = parse_manifest(read_regular(place.path, MAX_MANIFEST_BYTES))
+        if manifest.task_id != place.task_id:
+            raise Unfit(f"it holds task {manifest.task_id}, not {place.task_id}")
+        if pool is not None and manifest.owner != pool:
+            raise Unfit(f"it belongs to {manifest.owner}, not {pool}")
+        self._identify(place, manifest)
+        if not self._valid(manifest):
+            raise Ungranted("no valid grant")
+        return manifest
+
+    def _identify(self, place: Place, manifest: Manifest) -> None:
+        record = self.record(place.task_id)
+        if not there(record / "task.json"):
+            # A power cut may lose the record's link, never the task's own: adopt what the CBO did sign.
+            if not self._valid(manifest):
+                raise Unfit("never submitted, and no valid grant")
+            record.mkdir(parents=True, exist_ok=True)
+            (record / "task.json").hardlink_to(place.path)
+        known, found = (record / "task.json").lstat(), place.path.lstat()
+        if (known.st_dev, known.st_ino) != (found.st_dev, found.st_ino):
+            restored = known.st_nlink == 1 and read_regular(record / "task.json", MAX_MANIFEST_BYTES) == canonical_json(
+                manifest.to_json()
+            )  # a copied or restored station: hard links are gone, contents are the same
+            if not restored:
+                raise Unfit("a copy of a known task, not the task")
+        entries = names(record)
+        if "ack.json" in entries:
+            raise Unfit("a task that already has its ack")
+        if place.epoch != self.epoch(place.task_id):
+            raise Unfit(f"epoch {place.epoch} is not the current one ({self.epoch(place.task_id)})")
+
+    def bury(self, place: Place, reason: str) -> bool:
+        """Move a genuine task to the dead with its reason; False if somebody else moved it first."""
+        target = self.dead(place.task_id, place.epoch)
+        write_json(target.with_name(f"{place.task_id}.e{place.epoch}.reason.json"), {"reason": reason})
+        try:
+            move(place.path, target)
+        except FileNotFoundError:
+            return False
+        except FileExistsError:
+            return self.set_aside(place.path, reason) != ""
+        fsync_dir(target.parent)
+        return True
+
+    def set_aside(self, path: Path, reason: str) -> str:
+        """Move anything that is no task to the dead under a name of its own; returns that name, "" if it is gone."""
+        safe = re.sub(r"[^a-zA-Z0-9._-]", "_", path.name)[:100]
+        for number in range(10_000):
+            target = self.root / "dead" / f"{safe}.{number}.stray"
+            try:
+                move(path, target)
+            except FileNotFoundError:
+                return ""
+            except FileExistsError:
+                continue
+            write_json(target.with_name(f"{target.name}.reason.json"), {"reason": reason, "was": path.parent.name})
+            return target.name
+        return ""
+
+    def read_pauses(self) -> rules.Pauses:
+        """When TTLs stood still, as the reaper wrote it down; unreadable = never, and the next sweep starts anew."""
+        try:
+            kept = json.loads(read_regular(self.root / "paused.json", MAX_ACK_BYTES))
+            closed = [(parse_iso(begin), parse_iso(end)) for begin, end in kept["closed"]]
+            since = parse_iso(kept["since"]) if kept["since"] else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return rules.Pauses()
+        return rules.Pauses(closed=closed, since=since)
+
+    def write_pauses(self, pauses: rules.Pauses) -> None:
+        since = iso(pauses.since) if pauses.since else None
+        closed = [[iso(begin), iso(end)] for begin, end in pauses.closed]
+        write_json(self.root / "paused.json", {"closed": closed, "since": since})
+
+    def not_before(self, place: Place) -> datetime | None:
+        """The time a `later` task waits for; None when it is not known, which means now."""
+        try:
+            mark = json.loads(read_regular(self.record(place.task_id) / f"e{place.epoch}", 4096))
+            return parse_iso(mark["not_before"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def reason(self, place: Place) -> str:
+        try:
+            said = json.loads(read_regular(place.path.with_name(f"{place.task_id}.e{place.epoch}.reason.json"), 65536))
+        except (OSError, ValueError):
+            return ""
+        return str(said.get("reason", "")) if isinstance(said, dict) else ""
+
+
+class Ungranted(Unfit):
+    """The submitted task itself, but without a valid grant."""
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Raises Unfit for anything that is not exactly a manifest."""
+    try:
+        return Manifest.from_json(json.loads(data))
+    except (InvalidInput, ValueError, RecursionError) as error:
+        raise Unfit(f"not a manifest: {error}"[:500]) from error
+
+
+def move_into(source: Path, target: Path) -> Path:
+    """`move`, into a folder that may not be there yet or any more (empty ready folders are swept away)."""
+    for _ in range(100):
+        try:
+            move(source, target)
+            return target
+        except FileNotFoundError:
+            if not there(source):
+                raise
+            target.parent.mkdir(parents=True, exist_ok=True)
+    raise Unavailable(f"{target.parent.name} keeps vanishing; nothing was moved")
+
+
+def there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True

@@ -1,0 +1,132 @@
+"""The reaper's turn over the folder: what nobody moved in time is moved, answered or set aside."""
+
+import threading
+from datetime import datetime
+from pathlib import Path
+
+from chassis.clock import Clock
+from chassis.exchange import rules
+from chassis.exchange.custody import Custody
+from chassis.exchange.folder import Folder, Place, Ungranted, there
+from chassis.exchange.manifest import Manifest
+from chassis.exchange.moves import Unfit, names, read_regular
+from chassis.exchange.port import Swept
+from chassis.killswitch import KillSwitch
+
+
+class Reaper:
+    """One per station, in the CBO. A second one would do no harm, only double work."""
+
+    def __init__(
+        self, folder: Folder, custody: Custody, clock: Clock, kill_switch: KillSwitch, lease_seconds: float
+    ) -> None:
+        self._folder, self._custody, self._clock, self._kill_switch = folder, custody, clock, kill_switch
+        self._leases = rules.Leases(lease_seconds)
+        self._known: dict[Path, Manifest] = {}
+        self._lock = threading.Lock()
+
+    def sweep(self) -> Swept:
+        with self._lock:
+            now, swept = self._clock.now(), rules.Sweeping()
+            pauses = self._folder.read_pauses()
+            if pauses.observe(self._kill_switch.engaged(), now):
+                self._folder.write_pauses(pauses)
+            for worker in self._folder.holders():
+                self._custody.finish_acks(worker)
+            known: dict[Path, Manifest] = {}
+            for state in ("held", "waiting", "ready"):
+                for path in self._folder.each(state):
+                    place = self._folder.parse(state, path)
+                    manifest = self._read(place, path, swept)
+                    if place is not None and manifest is not None and not self._settle(place, manifest, now, swept):
+                        known[path] = manifest
+            self._known = known
+            self._reap_claims(swept)
+            self._tidy()
+            return swept.swept()
+
+    def _read(self, place: Place | None, path: Path, swept: rules.Sweeping) -> Manifest | None:
+        """The task's manifest, read once for as long as its file stays where it is."""
+        if place is None:
+            swept.quarantined.append(self._folder.set_aside(path, "its name is no task's"))
+            return None
+        if path in self._known:
+            return self._known[path]
+        try:
+            manifest = self._folder.genuine(place, path.parent.parent.name if place.state == "ready" else None)
+        except FileNotFoundError:
+            return None
+        except Ungranted as unfit:
+            self._folder.bury(place, str(unfit))
+            swept.quarantined.append(place.task_id)
+            return None
+        except Unfit as unfit:
+            swept.quarantined.append(self._folder.set_aside(path, str(unfit)))
+            return None
+        return manifest
+
+    def _settle(self, place: Place, manifest: Manifest, now: datetime, swept: rules.Sweeping) -> bool:
+        """Expire it, or let it go on if what it waited for is there; True if it moved."""
+        if self._custody.expired(manifest):
+            if self._custody.answer(place, manifest, "expired", "its time ran out before anyone took it"):
+                swept.expired.append(place.task_id)
+            return True
+        if place.state != "waiting":
+            return False
+        not_before = self._folder.not_before(place) if place.later else None
+        if not_before is not None and now < not_before:
+            return False
+        if self._custody.put(place, manifest):
+            swept.released.append(place.task_id)
+            return True
+        return False
+
+    def _reap_claims(self, swept: rules.Sweeping) -> None:
+        live: list[tuple[str, int]] = []
+        for path in self._folder.each("claimed"):
+            place = self._folder.parse("claimed", path)
+            if place is None:
+                swept.quarantined.append(self._folder.set_aside(path, "its name is no task's"))
+                continue
+            live.append((place.task_id, place.epoch))
+            if self._leases.stale(place.task_id, place.epoch, _beats(path), self._clock.monotonic()):
+                self._reap(place, swept)
+        self._leases.keep_only(live)
+
+    def _reap(self, place: Place, swept: rules.Sweeping) -> None:
+        if place.path.parent.name == rules.EXCHANGE:  # answering it was cut short; nobody worked on it
+            manifest = self._custody.genuine(place)
+            if manifest is not None and self._custody.put(place, manifest):
+                swept.requeued.append(place.task_id)
+            return
+        back = self._custody.send_back(place, "its holder's heartbeat stopped")
+        if back is not None:
+            (swept.dead if back.to == "dead" else swept.requeued).append(place.task_id)
+
+    def _tidy(self) -> None:
+        """Marks of finished tasks, heartbeats without a claim, empty ready folders."""
+        for name in names(self._folder.root / "cancel"):
+            if there(self._folder.record(name) / "ack.json"):
+                (self._folder.root / "cancel" / name).unlink(missing_ok=True)
+        for worker in self._folder.holders():
+            for name in names(self._folder.root / "claimed" / worker):
+                beat = self._folder.root / "claimed" / worker / name
+                if name.endswith(".hb") and not there(beat.with_suffix(".claimed")):
+                    beat.unlink(missing_ok=True)
+        for pool in names(self._folder.root / "ready"):
+            for priority in self._folder.priorities(pool):
+                try:
+                    (self._folder.root / "ready" / pool / priority).rmdir()
+                except OSError:
+                    continue  # not empty
+
+
+def _beats(claimed: Path) -> int:
+    """The heartbeat counter; 0 before the first beat, -1 for what is no counter."""
+    try:
+        said = read_regular(claimed.with_suffix(".hb"), 64)
+    except FileNotFoundError:
+        return 0
+    except Unfit:
+        return -1
+    return int(said) if said.isdigit() else -1
