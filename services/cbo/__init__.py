@@ -1,0 +1,1 @@
+"""The Calyx Bridge Overseer: pulses, objectives, tasks, the ladder."""

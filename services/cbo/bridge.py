@@ -1,0 +1,119 @@
+"""What the parts of the CBO share: who and where we are, the ports, the stores, the knobs."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from chassis.audit import Audit
+from chassis.clock import Clock, iso
+from chassis.domains import DomainManifest
+from chassis.exchange.manifest import Manifest
+from chassis.exchange.port import Exchange
+from chassis.ids import Ids
+from chassis.killswitch import KillSwitch
+from chassis.layout import Layout
+from services.cbo.ladder import Ladder
+from services.cbo.policy import Policy
+from services.cbo.ports import Peers
+from services.cbo.posterior import Posterior
+from services.cbo.rows import posterior_from_row
+from services.cbo.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The knobs; seconds where not said otherwise."""
+
+    pulse_interval_seconds: float = 60.0
+    keep_pulses: int = 20_000
+    probe_tries: int = 3
+    """A prober that can't be reached is asked again in as many pulses; then the TES stays unknown."""
+    undo_wait_seconds: float = 4.0
+    recall_limit: int = 8
+    windows: Mapping[str, timedelta] = field(
+        default_factory=lambda: {
+            "+1m": timedelta(minutes=1),
+            "+1h": timedelta(hours=1),
+            "+24h": timedelta(hours=24),
+        }
+    )
+
+
+class Beliefs:
+    """Posteriors per domain × procedure, and per domain (procedure ''); saved with each change. Thread-safe."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._known: dict[tuple[str, str], Posterior] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        rows = self._store.rows("posteriors")
+        with self._lock:
+            self._known = {(row["domain"], row["procedure"]): posterior_from_row(row) for row in rows}
+
+    def of(self, domain: str, procedure: str, now: datetime) -> Posterior:
+        with self._lock:
+            return self._known.get((domain, procedure), Posterior(at=now)).decayed(now)
+
+    def all(self, now: datetime) -> dict[tuple[str, str], Posterior]:
+        with self._lock:
+            return {key: value.decayed(now) for key, value in self._known.items()}
+
+    def learn(self, domain: str, procedure: str, success: bool, now: datetime) -> None:
+        """One run with effects, or one regression, more."""
+        self._keep(domain, procedure, self.of(domain, procedure, now).after(success, now))
+        whole = self.of(domain, "", now).after(success, now)
+        self._keep(domain, "", whole)
+        self._store.run("confidence_insert", domain, iso(now), whole.mean)
+
+    def cost(self, domain: str, procedure: str, cost: Mapping[str, float], now: datetime) -> None:
+        cpu, size = cost.get("cpu_seconds"), cost.get("bytes_written")
+        if cpu is not None or size is not None:
+            self._keep(domain, procedure, self.of(domain, procedure, now).costing(cpu, size))
+
+    def _keep(self, domain: str, procedure: str, known: Posterior) -> None:
+        with self._lock:
+            self._known[domain, procedure] = known
+        self._store.run(
+            "posterior_save", domain, procedure, iso(known.at), known.successes, known.failures, known.cpu_seconds,
+            known.bytes_written,
+        )  # fmt: skip
+
+
+def no_fault(_point: str) -> None:
+    """Nothing goes wrong here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bridge:
+    """Everything the parts need. `fault` is called at named points, so that a test can end the CBO right there."""
+
+    station_id: str
+    founded_at: datetime
+    version: str
+    layout: Layout
+    clock: Clock
+    ids: Ids
+    store: Store
+    exchange: Exchange
+    sign: Callable[[Manifest], Manifest]
+    kill_switch: KillSwitch
+    audit: Audit
+    domains: Mapping[str, DomainManifest]
+    policy: Policy
+    peers: Peers
+    ladder: Ladder
+    beliefs: Beliefs
+    options: Options
+    fault: Callable[[str], None] = no_fault
+
+    def revoked(self, domain: str) -> str:
+        """Why a domain was withdrawn; empty if it was not."""
+        return self.store.fact(f"revoked:{domain}") or ""
+
+    def override(self, kind: str, **facts: str) -> None:
+        """A person contradicts the station: it goes into the audit log, and from there into the KPI."""
+        self.audit.write(kind, override=True, **facts)

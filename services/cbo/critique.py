@@ -1,0 +1,374 @@
+"""The fourth step: independent probes, scores, verification over time, the ladder, experience."""
+
+import os.path
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+
+from chassis.canonical import Json
+from chassis.clock import iso, parse_iso
+from chassis.domains import DomainManifest, Limits
+from chassis.errors import CalyxError
+from services.cbo import tes
+from services.cbo.autonomy_evaluator import Entry
+from services.cbo.bridge import Bridge
+from services.cbo.ladder import Changed
+from services.cbo.ports import Experience, Outcome, Probed
+from services.cbo.tasks import Task, targets_of
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A task with its score; `probed` None where no probe was due."""
+
+    task: Task
+    score: tes.Score
+    probed: Probed | None
+    waiting: str = ""
+    """Why there is no score yet; the next pulse tries again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """One verification window looked at."""
+
+    task: Task
+    window: str
+    verdict: str
+    prober: str
+    detail: str
+    due_at: datetime
+
+    def to_json(self) -> Json:
+        return {
+            "task_id": self.task.id,
+            "domain": self.task.domain,
+            "window": self.window,
+            "verdict": self.verdict,
+            "prober": self.prober,
+            "detail": self.detail,
+            "due_at": iso(self.due_at),
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class Critique:
+    """What the step found; written in one commit with the pulse."""
+
+    judged: list[Judged] = field(default_factory=list)
+    verified: list[Verified] = field(default_factory=list)
+    changed: list[Changed] = field(default_factory=list)
+    by_domain: dict[str, tes.PulseTes] = field(default_factory=dict)
+    experiences: list[str] = field(default_factory=list)
+    """Ids that memory has taken in this pulse."""
+
+
+class Critic:
+    """Judges what ended. Asks each prober at most once more after it did not answer, then leaves it for this pulse."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge = bridge
+        self._silent: dict[str, str] = {}
+
+    def judge(self, ended: Sequence[Task]) -> list[Judged]:
+        """Probe and score."""
+        return [self._judge(task) for task in ended]
+
+    def _judge(self, task: Task) -> Judged:
+        manifest = self._bridge.domains.get(task.domain)
+        ack: dict[str, Any] = task.ack or {}
+        no_work = ack.get("status") == "no_work"
+        probed: Probed | None = None
+        if manifest is not None and task.state in ("rehearsed", "done") and not no_work and not task.undo_of:
+            probed = self._probe(task, manifest)
+            if probed is None and task.probe_tries + 1 < self._bridge.options.probe_tries:
+                why = self._silent.get(manifest.prober, "the prober did not answer")
+                score = tes.Score(tes=None, stability=None, velocity=None, footprint=None, worked=False, note=why)
+                return Judged(task=task, score=score, probed=None, waiting=f"waits for its probe: {why}")
+            probed = probed or Probed(verdict="inconclusive", prober=manifest.prober, found="it could not be reached")
+        limits = manifest.limits if manifest is not None else Limits()
+        score = tes.score(
+            tes.End(
+                state=task.state,
+                no_work=no_work,
+                applied=bool(ack.get("applied")),
+                reverted=bool(ack.get("reverted")),
+                verdict=None if probed is None else probed.verdict,
+                duration_s=_duration(task, ack),
+                files=_files(task, ack),
+                undo=bool(task.undo_of),
+            ),
+            limits,
+        )
+        return Judged(task=task, score=score, probed=probed)
+
+    def _probe(self, task: Task, manifest: DomainManifest) -> Probed | None:
+        claims = list((task.ack or {}).get("claims", ()))
+        missing = set(manifest.probes) - {str(each.get("kind")) for each in claims}
+        if missing:
+            return Probed(
+                verdict="inconclusive",
+                prober=manifest.prober,
+                found=f"the ack claims nothing that {', '.join(sorted(missing))} could check",
+            )
+        return self._ask(manifest.prober, task, claims)
+
+    def _ask(self, name: str, task: Task, claims: Sequence[Json]) -> Probed | None:
+        """None when the prober can't be reached."""
+        prober = self._bridge.peers.probers.get(name)
+        if prober is None:
+            self._silent[name] = f"there is no prober {name}"
+        if name in self._silent or prober is None:
+            return None
+        try:
+            return prober.probe(task.id, task.domain, task.owner, claims)
+        except CalyxError as error:
+            self._silent[name] = f"{name} can't be asked: {error.message}"
+            return None
+
+    def verify(self, now: datetime) -> list[Verified]:
+        """Look again at every effect whose window has come."""
+        found = []
+        for task_id, window, due in self._bridge.store.rows("verifications_due", iso(now)):
+            task = self._bridge.store.task(task_id)
+            verdict, prober, detail = self._verify(task, window, parse_iso(due), now)
+            if verdict != "pending":
+                found.append(
+                    Verified(
+                        task=task, window=window, verdict=verdict, prober=prober, detail=detail, due_at=parse_iso(due)
+                    )
+                )
+        return found
+
+    def _verify(self, task: Task, window: str, due: datetime, now: datetime) -> tuple[str, str, str]:
+        manifest = self._bridge.domains.get(task.domain)
+        if task.state == "undone":
+            return "cancelled", "", "undone"
+        if manifest is None or task.ack is None or task.ended_at is None:
+            return "inconclusive", "", "the domain is no longer there"
+        claims = list(task.ack.get("claims", ()))
+        later = self._touched_later(task, claims)
+        if later:
+            return "superseded", "", f"{later} changed it since"
+        grace = max(
+            self._bridge.options.windows.get(window, timedelta(minutes=1)),
+            timedelta(seconds=2 * self._bridge.options.pulse_interval_seconds),
+        )
+        late = now - due
+        if late > grace:
+            return "inconclusive", "", f"missed by downtime: {late.total_seconds():.0f} s late"
+        probed = self._ask(manifest.prober, task, claims)
+        if probed is None:
+            return "pending", manifest.prober, self._silent.get(manifest.prober, "")
+        verdict = {"confirmed": "held", "refuted": "regressed", "inconclusive": "inconclusive"}[probed.verdict]
+        return verdict, probed.prober, probed.found
+
+    def _touched_later(self, task: Task, claims: Sequence[Json]) -> str:
+        assert task.ended_at is not None
+        targets = dict.fromkeys([*(str(each.get("target")) for each in claims), *targets_of(task.ack or {})])
+        for target in targets:
+            found = self._bridge.store.rows("targets_later", target, iso(task.ended_at), task.id)
+            if found:
+                return str(found[0][0])
+        return ""
+
+    def settle(self, critique: Critique, pulse: int, pulse_id: str, now: datetime) -> None:
+        """Write scores, windows, beliefs and the ladder. Inside the caller's transaction."""
+        store = self._bridge.store
+        scores: dict[str, list[tes.Score]] = {}
+        held: dict[str, int] = {}
+        failed: dict[str, int] = {}
+        regressed: dict[str, int] = {}
+        for each in critique.judged:
+            task = each.task
+            if each.waiting:
+                store.run("task_probe_tried", each.waiting, task.id)
+                continue
+            remembered = int(not _worth_remembering(task) or experience_id(task) in critique.experiences)
+            store.run(
+                "task_scored", each.score.tes, each.score.note, each.score.stability, pulse_id, remembered, task.id
+            )
+            scores.setdefault(task.domain, []).append(each.score)
+            if task.has_effects and each.score.failed:
+                failed[task.domain] = failed.get(task.domain, 0) + 1
+            self._settle_task(each, now)
+        for look in critique.verified:
+            domain = look.task.domain
+            store.run("verification_done", look.verdict, iso(now), look.prober, look.detail, look.task.id, look.window)
+            if look.verdict == "held" and look.window == "+1m":
+                held[domain] = held.get(domain, 0) + 1
+            if look.verdict == "regressed":
+                regressed[domain] = regressed.get(domain, 0) + 1
+                self._bridge.beliefs.learn(domain, look.task.procedure, False, now)
+                store.run("verifications_cancel", f"regressed at {look.window}", look.task.id)
+                store.set_fact(
+                    f"amend:{experience_id(look.task)}:{look.window}", f"regressed at {look.window}: {look.detail}"
+                )
+        for domain in self._bridge.domains:
+            pulse_tes = tes.pulse_tes(scores.get(domain, ()))
+            critique.by_domain[domain] = pulse_tes
+            entry = Entry(
+                pulse=pulse,
+                worked=pulse_tes.worked,
+                tes=pulse_tes.tes,
+                failures=pulse_tes.failures + regressed.get(domain, 0),
+                effects_held=held.get(domain, 0),
+                effects_failed=failed.get(domain, 0) + regressed.get(domain, 0),
+            )
+            if entry != Entry(pulse=pulse):
+                changed = self._bridge.ladder.take(domain, entry, now)
+                if changed is not None:
+                    critique.changed.append(changed)
+        for task in store.tasks("tasks_unremembered"):
+            if experience_id(task) in critique.experiences:
+                store.run("task_remembered", task.id)
+        store.run("objectives_finished")
+
+    def _settle_task(self, judged: Judged, now: datetime) -> None:
+        store, task, score = self._bridge.store, judged.task, judged.score
+        if task.ack is not None:
+            self._bridge.beliefs.cost(task.domain, task.procedure, task.ack.get("cost", {}), now)
+        if task.objective_id:
+            self._overtake(task)
+        if task.state == "rehearsed" and score.stability == 0.0:
+            store.answer_task(task, "rejected", "a probe refuted the rehearsal")
+        if not task.has_effects or not score.worked:
+            return
+        if score.stability is not None:
+            self._bridge.beliefs.learn(task.domain, task.procedure, score.stability == 1.0, now)
+        if task.state != "done" or task.ended_at is None or judged.probed is None:
+            return
+        verdict = {"confirmed": "held", "refuted": "regressed", "inconclusive": "inconclusive"}[judged.probed.verdict]
+        store.run(
+            "verification_insert", task.id, "+0", iso(task.ended_at), verdict, iso(now), judged.probed.prober,
+            judged.probed.found,
+        )  # fmt: skip
+        if verdict == "held":
+            for window, after in self._bridge.options.windows.items():
+                store.run("verification_insert", task.id, window, iso(task.ended_at + after), "pending", None, "", "")
+
+    def _overtake(self, task: Task) -> None:
+        """A newer run of an objective answers its older proposals: at most one waits for the person."""
+        for row in self._bridge.store.rows("tasks_proposed", task.objective_id):
+            if row["id"] != task.id and row["created_at"] <= iso(task.created_at):
+                older = self._bridge.store.task(row["id"])
+                if older.scored or older.state == "proposed":
+                    self._bridge.store.answer_task(older, "expired", f"superseded by {task.id}")
+
+    def violations(self, ended: Sequence[Task]) -> list[str]:
+        """Effects outside the domain's declared paths: executed violations, which the audit log keeps."""
+        found: list[str] = []
+        for task in ended:
+            manifest = self._bridge.domains.get(task.domain)
+            if manifest is None or task.ack is None or task.undo_of or not task.has_effects:
+                continue
+            outside = outside_of(targets_of(task.ack), roots_of(manifest, str(self._bridge.layout.root)))
+            if outside:
+                self._bridge.audit.write("policy.violation", task=task.id, domain=task.domain, targets=outside[:10])
+                found.append(task.id)
+        return found
+
+    def remember(self, judged: Sequence[Judged], pulse_id: str, now: datetime) -> list[str]:
+        """Record what was learned, by ids that make a repeat harmless; what memory can't take now waits."""
+        fresh = [
+            replace(
+                each.task, scored=True, tes=each.score.tes, tes_note=each.score.note,
+                stability=each.score.stability, ended_pulse_id=pulse_id,
+            )
+            for each in judged
+            if not each.waiting and _worth_remembering(each.task)
+        ]  # fmt: skip
+        late = self._bridge.store.tasks("tasks_unremembered")
+        stored: list[str] = []
+        try:
+            for task in (*late, *fresh):
+                self._bridge.peers.memory.record(experience_of(task, now))
+                stored.append(experience_id(task))
+        except CalyxError as error:
+            self._silent["memory"] = error.message
+        return stored
+
+    def amend(self) -> None:
+        """A regression amends the experience by a new row; kept until memory answers."""
+        for name, evidence in self._bridge.store.rows("facts_like", "amend:"):
+            key = name.removeprefix("amend:")
+            try:
+                self._bridge.peers.memory.amend(key.rsplit(":", 1)[0], "failure", evidence, key)
+            except CalyxError as error:
+                log.warning("experience not amended, tried again in the next pulse", key=key, why=error.message)
+                return
+            self._bridge.store.run("fact_drop", name)
+
+
+def _worth_remembering(task: Task) -> bool:
+    """Undos and cancelled tasks say nothing about how well a procedure works."""
+    return not task.undo_of and task.state != "cancelled"
+
+
+def _duration(task: Task, ack: dict[str, Any]) -> float:
+    if task.state in ("expired", "dead") or "duration_seconds" not in ack:
+        if task.ended_at is None or task.dispatched_at is None:
+            return float("inf")
+        return max(0.0, (task.ended_at - task.dispatched_at).total_seconds())
+    return float(ack["duration_seconds"])
+
+
+def _files(task: Task, ack: dict[str, Any]) -> int:
+    changed = int(ack.get("files_changed", 0))
+    if task.state != "rehearsed":
+        return changed
+    planned = {str(each.get("target")) for each in ack.get("plan", {}).get("changes", ())}
+    return max(changed, len(planned))
+
+
+def experience_id(task: Task) -> str:
+    return f"x-{task.id}"
+
+
+def experience_of(task: Task, now: datetime) -> Experience:
+    """What is learned from one scored task."""
+    ack: dict[str, Any] = task.ack or {}
+    outcome: Outcome = "unknown"
+    if ack.get("status") == "no_work":
+        outcome = "no_work"
+    elif task.stability is not None:
+        outcome = "success" if task.stability == 1.0 else "failure"
+    return Experience(
+        id=experience_id(task),
+        objective=task.objective,
+        domain=task.domain,
+        procedure=task.procedure,
+        task_id=task.id,
+        pulse_id=task.ended_pulse_id,
+        occurred_at=task.ended_at or now,
+        outcome=outcome,
+        evidence=task.tes_note,
+        tes=task.tes,
+        duration_seconds=float(ack["duration_seconds"]) if "duration_seconds" in ack else None,
+        files_changed=_files(task, ack) if ack else None,
+        confidence=task.prediction,
+        context={
+            "level": task.level.name,
+            "rehearsal": "true" if task.rehearsal else "false",
+            "owner": task.owner,
+            "state": task.state,
+        },
+        cost={str(k): float(v) for k, v in ack.get("cost", {}).items()},
+    )
+
+
+def roots_of(manifest: DomainManifest, station: str) -> tuple[str, ...]:
+    """Declared folders, with the station's own folder as given and with its links resolved."""
+    stations = {os.path.abspath(station), os.path.realpath(station)}  # noqa: PTH100 — text, also of paths not there
+    return tuple(sorted({path.replace("{station}", each) for path in manifest.paths for each in stations}))
+
+
+def outside_of(targets: Sequence[str], roots: Sequence[str]) -> list[str]:
+    """Targets that are in none of the folders."""
+    inside = tuple(os.path.join(os.path.normpath(root), "") for root in roots)  # noqa: PTH118 — a text prefix, no path
+    return [each for each in targets if not os.path.normpath(each).startswith(inside)]

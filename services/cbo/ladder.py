@@ -1,0 +1,145 @@
+"""Every domain's standing: kept in memory, saved with each change, rebuildable from its entries."""
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from chassis.clock import iso, parse_iso
+from chassis.domains import DomainManifest, Level
+from chassis.errors import InvalidInput, NotFound
+from services.cbo.autonomy_evaluator import Decision, Entry, Standing, Terms, decide, fold, run_required, step
+from services.cbo.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """One domain as people see it."""
+
+    domain: str
+    max_level: Level
+    standing: Standing
+    decision: Decision
+    run_required: int
+    changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """A level change by the rule."""
+
+    domain: str
+    before: Level
+    after: Level
+    reason: str
+
+
+class Ladder:
+    """Reads and moves standings. Thread-safe; writes join the caller's transaction."""
+
+    def __init__(self, store: Store, domains: Mapping[str, DomainManifest], now: datetime) -> None:
+        self._store, self._domains = store, domains
+        self._lock = threading.RLock()
+        self._standings: dict[str, tuple[Standing, datetime]] = {}
+        with store.transaction():
+            for row in store.rows("ladder"):
+                self._standings[row["domain"]] = (
+                    Standing.from_json(json.loads(row["standing"])),
+                    parse_iso(row["changed_at"]),
+                )
+            for name, manifest in domains.items():
+                if name not in self._standings:
+                    self._standings[name] = (first_standing(manifest), now)
+                if self._standings[name][0].digest != manifest.digest:
+                    self.take(name, Entry(pulse=self._standings[name][0].pulse, digest=manifest.digest), now)
+
+    def terms(self, domain: str) -> Terms:
+        manifest = self._domains[domain]
+        top = manifest.max_level
+        return Terms(max_level=min(top, Level.GUIDE) if manifest.effects == "irreversible" else top)
+
+    def standing(self, domain: str) -> Standing:
+        with self._lock:
+            return self._standings[domain][0]
+
+    def take(self, domain: str, entry: Entry, now: datetime) -> Changed | None:
+        """Fold one entry in and save; says when the level changed by it.
+
+        The memory copy moves at once: a caller whose transaction fails afterwards calls `reload`.
+        """
+        with self._lock, self._store.transaction():
+            before, changed_at = self._standings[domain]
+            after = step(before, entry, self.terms(domain))
+            if after.level != before.level:
+                changed_at = now
+            self._store.run("ladder_entry_insert", domain, iso(now), json.dumps(_entry_json(entry)))
+            self._store.run("ladder_save", domain, json.dumps(after.to_json()), iso(changed_at))
+            self._standings[domain] = (after, changed_at)
+        if after.level == before.level:
+            return None
+        return Changed(domain=domain, before=before.level, after=after.level, reason=after.reason)
+
+    def reload(self) -> None:
+        """Back to what is saved."""
+        with self._lock:
+            for row in self._store.rows("ladder"):
+                self._standings[row["domain"]] = (
+                    Standing.from_json(json.loads(row["standing"])),
+                    parse_iso(row["changed_at"]),
+                )
+
+    def rebuild(self, domain: str) -> Standing:
+        """The standing folded anew from every saved entry."""
+        entries = (_entry_from_json(json.loads(row["entry"])) for row in self._store.rows("ladder_entries", domain))
+        start = replace(first_standing(self._domains[domain]), digest="")
+        return fold(start, entries, self.terms(domain))
+
+    def force(self, domain: str, level: Level, why: str, pulse: int, now: datetime) -> Changed | None:
+        """A person's level. Raises NotFound, InvalidInput above the manifest's limit."""
+        if domain not in self._domains:
+            raise NotFound(f"there is no domain {domain}; `calyx ladder` shows them")
+        if level > self.terms(domain).max_level:
+            raise InvalidInput(f"the manifest of {domain} allows at most {self.terms(domain).max_level.name}")
+        return self.take(domain, Entry(pulse=pulse, forced=level, why=why), now)
+
+    def rung(self, domain: str) -> Rung:
+        if domain not in self._domains:
+            raise NotFound(f"there is no domain {domain}; `calyx ladder` shows them")
+        with self._lock:
+            standing, changed_at = self._standings[domain]
+        terms = self.terms(domain)
+        return Rung(
+            domain=domain,
+            max_level=terms.max_level,
+            standing=standing,
+            decision=decide(standing, terms),
+            run_required=run_required(standing, terms),
+            changed_at=changed_at,
+        )
+
+    def rungs(self) -> list[Rung]:
+        return [self.rung(domain) for domain in sorted(self._domains)]
+
+
+def first_standing(manifest: DomainManifest) -> Standing:
+    return Standing(level=manifest.start_level, reason=f"starts at {manifest.start_level.name} by its manifest")
+
+
+def _entry_json(entry: Entry) -> dict[str, object]:
+    return {
+        "pulse": entry.pulse,
+        "worked": entry.worked,
+        "tes": entry.tes,
+        "failures": entry.failures,
+        "effects_held": entry.effects_held,
+        "effects_failed": entry.effects_failed,
+        "forced": None if entry.forced is None else int(entry.forced),
+        "why": entry.why,
+        "digest": entry.digest,
+    }
+
+
+def _entry_from_json(value: dict[str, object]) -> Entry:
+    forced = value.pop("forced")
+    return Entry(**value, forced=None if forced is None else Level(int(str(forced))))  # type: ignore[arg-type]  # JSON of our own

@@ -1,0 +1,80 @@
+"""Deny by default: which manifests may run at all. Thin for now: the built-in ones, pinned by digest, for their owners.
+
+`python -m services.cbo.policy` prints the pins of the shipped manifests; they go into policy.json with a release.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from chassis.atomic import read_json
+from chassis.canonical import canonical_json, digest
+from chassis.domains import DomainManifest, load_domains
+from chassis.layout import DEPLOY
+
+SHIPPED = Path(__file__).with_name("policy.json")
+SCHEMA = "calyx.policy/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruling:
+    """May it run, and why."""
+
+    allowed: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """`pins`: (domain, owner) → digest of the one manifest allowed. `broken` says why nothing is allowed."""
+
+    pins: Mapping[tuple[str, str], str]
+    digest: str
+    broken: str = ""
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read it; what is missing or can't be read denies everything, with the reason."""
+        try:
+            raw = read_json(path)
+            if raw["schema"] != SCHEMA:
+                return cls._deny(f"policy {path.name} has schema {raw['schema']!r}, not {SCHEMA!r}")
+            pins = {(str(each["domain"]), str(each["owner"])): str(each["manifest_digest"]) for each in raw["allow"]}
+            return cls(pins=pins, digest=digest(raw))
+        except FileNotFoundError:
+            return cls._deny(f"policy {path.name} is missing")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return cls._deny(f"policy {path.name} can't be read: {error!r}")
+
+    @classmethod
+    def _deny(cls, why: str) -> Self:
+        return cls(pins={}, digest="", broken=why)
+
+    def ruling(self, manifest: DomainManifest) -> Ruling:
+        if self.broken:
+            return Ruling(allowed=False, reason=f"denied: {self.broken}")
+        pinned = self.pins.get((manifest.domain, manifest.owner))
+        if pinned is None:
+            return Ruling(allowed=False, reason=f"denied: no rule allows {manifest.domain} to {manifest.owner}")
+        if pinned != manifest.digest:
+            return Ruling(
+                allowed=False,
+                reason=f"denied: the manifest of {manifest.domain} is not the pinned one "
+                f"({manifest.digest[:12]} instead of {pinned[:12]})",
+            )
+        return Ruling(allowed=True, reason=f"built-in, pinned {pinned[:12]}, owner {manifest.owner}")
+
+
+def pins_of(domains: Mapping[str, DomainManifest]) -> bytes:
+    """What policy.json says when exactly these manifests are allowed to their owners."""
+    allow = [
+        {"domain": each.domain, "owner": each.owner, "manifest_digest": each.digest}
+        for each in sorted(domains.values(), key=lambda each: each.domain)
+    ]
+    return canonical_json({"schema": SCHEMA, "allow": allow}) + b"\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(pins_of(load_domains(DEPLOY / "domains")))

@@ -1,0 +1,165 @@
+-- name: pulse_begin
+INSERT INTO pulse (id, started_at, status, summary) VALUES ('', ?, 'running', '{}');
+-- name: pulse_name
+UPDATE pulse SET id = ? WHERE number = ?;
+-- name: pulse_records_written
+UPDATE pulse SET record = NULL WHERE record IS NOT NULL AND number < ?;
+-- name: pulse_end
+UPDATE pulse SET status = ?, summary = ?, record = ? WHERE number = ? AND status = 'running';
+-- name: pulses_running
+SELECT number, id, started_at FROM pulse WHERE status = 'running' ORDER BY number;
+-- name: pulses_unwritten
+SELECT number, id, started_at, record FROM pulse WHERE record IS NOT NULL ORDER BY number;
+-- name: pulses
+SELECT id, summary FROM pulse WHERE status <> 'running' ORDER BY number DESC LIMIT ?;
+-- name: pulse
+SELECT number, id, started_at, summary, record FROM pulse WHERE id = ? AND status <> 'running';
+-- name: pulses_old
+SELECT number, id, started_at FROM pulse WHERE number <= ? AND record IS NULL ORDER BY number LIMIT 20;
+-- name: pulse_forget
+DELETE FROM pulse WHERE number = ?;
+
+-- name: objective_insert
+INSERT INTO objective (id, text, domain, source, created_at, every_seconds, at, every_pulse, params, state,
+    last_planned_at, tasks, key, note)
+VALUES (:id, :text, :domain, :source, :created_at, :every_seconds, :at, :every_pulse, :params, :state,
+    :last_planned_at, :tasks, :key, :note)
+ON CONFLICT DO NOTHING;
+-- name: objective
+SELECT * FROM objective WHERE id = ?;
+-- name: objective_by_key
+SELECT * FROM objective WHERE key = ?;
+-- name: objectives_active
+SELECT * FROM objective WHERE state = 'active' ORDER BY created_at, id;
+-- name: objectives
+SELECT * FROM objective ORDER BY created_at DESC, id DESC LIMIT 1000;
+-- name: objective_planned
+UPDATE objective SET last_planned_at = ?, tasks = tasks + 1, domain = ?, note = '' WHERE id = ?;
+-- name: objective_note
+UPDATE objective SET note = ? WHERE id = ?;
+-- name: objective_move
+UPDATE objective SET state = ? WHERE id = ? AND state = ?;
+-- name: objectives_finished
+UPDATE objective SET state = 'done'
+WHERE state = 'active' AND every_pulse = 0 AND every_seconds IS NULL AND last_planned_at IS NOT NULL
+  AND NOT EXISTS (
+    SELECT 1 FROM task WHERE task.objective_id = objective.id
+      AND (task.state IN ('held', 'waiting', 'ready', 'claimed', 'proposed')
+           OR (task.state = 'rehearsed' AND task.approved_as = '')));
+
+-- name: task_insert
+INSERT INTO task (id, domain, procedure, owner, state, level, created_at, objective_id, objective, params, attempt,
+    rehearsal, rehearsal_of, plan_digest, approval, approved_as, undo_of, gates, prediction, choices, recalled,
+    pulse_id, ended_pulse_id, dispatched_at, ended_at, scored, probe_tries, tes, tes_note, stability, ack, why,
+    remembered)
+VALUES (:id, :domain, :procedure, :owner, :state, :level, :created_at, :objective_id, :objective, :params, :attempt,
+    :rehearsal, :rehearsal_of, :plan_digest, :approval, :approved_as, :undo_of, :gates, :prediction, :choices,
+    :recalled, :pulse_id, :ended_pulse_id, :dispatched_at, :ended_at, :scored, :probe_tries, :tes, :tes_note,
+    :stability, :ack, :why, :remembered)
+ON CONFLICT DO NOTHING;
+-- name: task
+SELECT * FROM task WHERE id = ?;
+-- name: tasks
+SELECT * FROM task WHERE (?1 = '' OR state = ?1) AND (?2 = '' OR domain = ?2) ORDER BY created_at DESC, id DESC LIMIT ?3;
+-- name: tasks_open
+SELECT * FROM task WHERE state IN ('held', 'waiting', 'ready', 'claimed') ORDER BY created_at, id;
+-- name: tasks_inbox
+SELECT * FROM task WHERE (state = 'proposed' OR (state = 'rehearsed' AND scored = 1 AND approved_as = ''))
+    AND state IN ('proposed', 'rehearsed') ORDER BY created_at DESC, id DESC LIMIT ?;
+-- name: tasks_unscored
+SELECT * FROM task WHERE scored = 0 AND state IN ('rehearsed', 'done', 'failed', 'expired', 'cancelled', 'dead')
+ORDER BY created_at, id LIMIT 200;
+-- name: tasks_unremembered
+SELECT * FROM task WHERE scored = 1 AND remembered = 0 ORDER BY created_at, id LIMIT 20;
+-- name: tasks_undoing
+SELECT * FROM task WHERE undo_of = ? ORDER BY created_at, id;
+-- name: tasks_proposed
+SELECT id, state, created_at FROM task WHERE objective_id = ? AND state IN ('proposed', 'rehearsed') AND approved_as = '';
+-- name: task_counts
+SELECT state, count(*) FROM task GROUP BY state;
+-- name: task_dispatched
+UPDATE task SET state = ?, dispatched_at = ?, gates = ?, level = ?, rehearsal = ?, why = '' WHERE id = ?
+    AND state IN ('ready', 'held') AND dispatched_at IS NULL;
+-- name: task_lost
+UPDATE task SET state = 'ready', dispatched_at = NULL WHERE id = ? AND state IN ('ready', 'waiting', 'claimed');
+-- name: task_gated
+UPDATE task SET state = ?, gates = ?, why = ? WHERE id = ? AND state = ?;
+-- name: task_moved
+UPDATE task SET state = ?, attempt = ? WHERE id = ? AND state = ?;
+-- name: task_ended
+UPDATE task SET state = ?, attempt = ?, ack = ?, why = ?, ended_at = ?,
+    plan_digest = CASE WHEN ? <> '' THEN ? ELSE plan_digest END WHERE id = ? AND state = ?;
+-- name: task_answered
+UPDATE task SET state = ?, why = ? WHERE id = ? AND state = ?;
+-- name: task_approved
+UPDATE task SET approved_as = ? WHERE id = ? AND state = 'rehearsed' AND approved_as = '';
+-- name: task_scored
+UPDATE task SET scored = 1, tes = ?, tes_note = ?, stability = ?, ended_pulse_id = ?, remembered = ? WHERE id = ? AND scored = 0;
+-- name: task_probe_tried
+UPDATE task SET probe_tries = probe_tries + 1, tes_note = ? WHERE id = ? AND scored = 0;
+-- name: task_remembered
+UPDATE task SET remembered = 1 WHERE id = ?;
+-- name: task_use
+SELECT count(*) FROM task WHERE domain = ? AND dispatched_at > ?;
+-- name: tes_day
+SELECT rehearsal, tes IS NULL, count(*), coalesce(sum(tes), 0) FROM task
+WHERE ended_at > ? AND scored = 1 AND undo_of = '' AND (tes IS NOT NULL OR tes_note LIKE '%probe%')
+GROUP BY rehearsal, tes IS NULL;
+-- name: effects_by_domain
+SELECT domain, count(*) FROM task WHERE ended_at > ? AND rehearsal = 0 AND undo_of = '' AND tes IS NOT NULL GROUP BY domain;
+-- name: predictions
+SELECT prediction, stability = 1.0 FROM task
+WHERE ended_at > ? AND rehearsal = 0 AND undo_of = '' AND tes IS NOT NULL AND prediction IS NOT NULL;
+
+-- name: target_insert
+INSERT OR IGNORE INTO task_target (target, ended_at, task_id) VALUES (?, ?, ?);
+-- name: targets_later
+SELECT t.task_id FROM task_target AS t JOIN task ON task.id = t.task_id
+WHERE t.target = ? AND t.ended_at > ? AND t.task_id <> ? AND task.state = 'done' ORDER BY t.ended_at DESC;
+-- name: targets_of
+SELECT target FROM task_target WHERE task_id = ? ORDER BY target;
+
+-- name: verification_insert
+INSERT OR IGNORE INTO verification (task_id, "window", due_at, verdict, probed_at, prober, detail) VALUES (?, ?, ?, ?, ?, ?, ?);
+-- name: verifications_due
+SELECT task_id, "window", due_at FROM verification WHERE verdict = 'pending' AND due_at <= ? ORDER BY due_at LIMIT 100;
+-- name: verification_done
+UPDATE verification SET verdict = ?, probed_at = ?, prober = ?, detail = ? WHERE task_id = ? AND "window" = ? AND verdict = 'pending';
+-- name: verifications_cancel
+UPDATE verification SET verdict = 'cancelled', detail = ? WHERE task_id = ? AND verdict = 'pending';
+-- name: verifications_of
+SELECT * FROM verification WHERE task_id = ? ORDER BY due_at;
+
+-- name: ladder
+SELECT domain, standing, changed_at FROM ladder;
+-- name: ladder_save
+INSERT INTO ladder (domain, standing, changed_at) VALUES (?, ?, ?)
+ON CONFLICT (domain) DO UPDATE SET standing = excluded.standing, changed_at = excluded.changed_at;
+-- name: ladder_entry_insert
+INSERT INTO ladder_entry (domain, at, entry) VALUES (?, ?, ?);
+-- name: ladder_entries
+SELECT entry FROM ladder_entry WHERE domain = ? ORDER BY number;
+
+-- name: posteriors
+SELECT * FROM posterior;
+-- name: posterior_save
+INSERT INTO posterior (domain, procedure, at, successes, failures, cpu_seconds, bytes_written) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (domain, procedure) DO UPDATE SET at = excluded.at, successes = excluded.successes,
+    failures = excluded.failures, cpu_seconds = excluded.cpu_seconds, bytes_written = excluded.bytes_written;
+-- name: confidence_insert
+INSERT OR REPLACE INTO confidence_point (domain, at, mean) VALUES (?, ?, ?);
+-- name: confidence_at
+SELECT at, mean FROM confidence_point WHERE domain = ?1 AND at <= ?2 ORDER BY at DESC LIMIT 1;
+-- name: confidence_first
+SELECT at, mean FROM confidence_point WHERE domain = ? ORDER BY at LIMIT 1;
+-- name: confidence_prune
+DELETE FROM confidence_point WHERE domain = ?1 AND at < ?2;
+
+-- name: fact
+SELECT value FROM fact WHERE name = ?;
+-- name: fact_set
+INSERT INTO fact (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value;
+-- name: fact_drop
+DELETE FROM fact WHERE name = ?;
+-- name: facts_like
+SELECT name, value FROM fact WHERE name >= ?1 AND name < ?1 || char(0x10ffff) ORDER BY name LIMIT 50;
