@@ -1,0 +1,1 @@
+"""The page and its JSON API over HTTP: FastAPI at the edge of the same cores that gRPC serves."""
