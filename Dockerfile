@@ -29,8 +29,10 @@ COPY deploy/domains deploy/domains
 COPY deploy/playbooks deploy/playbooks
 COPY deploy/svf deploy/svf
 COPY deploy/containers deploy/containers
+COPY pyproject.toml .
 # The root file system is read-only at run time: compile now.
-RUN python3 -m compileall -q chassis services cli calyx_agent protos/gen
+RUN python3 deploy/containers/describe.py pyproject.toml . \
+ && python3 -m compileall -q chassis services cli calyx_agent protos/gen
 
 FROM ${PYTHON_IMAGE}
 RUN groupadd --gid 10001 calyx \
