@@ -1,0 +1,1 @@
+"""The embedded station: six processes under supervisord in one folder."""

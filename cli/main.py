@@ -1,0 +1,117 @@
+"""The `calyx` command: puts the nouns together and turns errors into one line and an exit status."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import Abort, Exit, TyperException
+
+from chassis.errors import CalyxError, Damaged, DeadlineExceeded, InvalidInput, NotFound, Unavailable
+from cli import (
+    audit,
+    diagnostics,
+    healing,
+    killswitch,
+    kpis,
+    ladder,
+    memory,
+    objectives,
+    pulses,
+    resources,
+    station,
+    tasks,
+    trends,
+)
+from cli.output import note
+from cli.reach import Reach, default_root
+
+DONE, NO, MISUSE, UNREACHABLE = 0, 1, 2, 3
+
+app = typer.Typer(
+    name="calyx",
+    help="Station Calyx: agents act only as far as their results have earned.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for each in (
+    station, objectives, pulses, tasks, ladder, memory, resources, healing, trends, kpis, killswitch, audit,
+    diagnostics,
+):  # fmt: skip
+    each.register(app)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    ctx: typer.Context,
+    station_dir: Annotated[
+        Path | None,
+        typer.Option("--station", help="The station's folder (default: $CALYX_STATION_DIR, else ./station)."),
+    ] = None,
+) -> None:
+    if ctx.obj is None:
+        ctx.obj = Reach(station_dir or default_root())
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+        raise Exit(MISUSE)
+
+
+def status_of(error: CalyxError) -> int:
+    """2: ask differently; 3: it can't be reached; 1: the answer is no."""
+    if isinstance(error, Unavailable | DeadlineExceeded):
+        return UNREACHABLE
+    if isinstance(error, InvalidInput | NotFound):
+        return MISUSE
+    return NO
+
+
+def main(argv: list[str] | None = None, reach: Reach | None = None) -> int:
+    """Run one command and return its exit status."""
+    arguments = _station_first(list(sys.argv[1:] if argv is None else argv))
+    try:
+        result = app(arguments, prog_name="calyx", standalone_mode=False, obj=reach)
+        return result if isinstance(result, int) else DONE
+    except Exit as end:
+        return end.exit_code
+    except TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())
+            return MISUSE
+        note(f"calyx: {_one_line(error.format_message())} (calyx --help)")
+        return MISUSE
+    except CalyxError as error:
+        note(f"calyx: {_one_line(error.message)}")
+        if isinstance(error, Damaged):
+            note("       `calyx doctor` checks the station folder")
+        return status_of(error)
+    except (Abort, KeyboardInterrupt):
+        note("calyx: stopped")
+        return 130
+    except BrokenPipeError:
+        # The reader has gone (| head); Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except OSError as error:
+        note(f"calyx: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        return NO
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _station_first(arguments: list[str]) -> list[str]:
+    """`--station` may stand anywhere before `--`; the parser wants it before the command."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    for n, argument in enumerate(arguments[:end]):
+        if argument == "--station" and n + 1 < end:
+            return [*arguments[n : n + 2], *arguments[:n], *arguments[n + 2 :]]
+        if argument.startswith("--station="):
+            return [argument, *arguments[:n], *arguments[n + 1 :]]
+    return arguments
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

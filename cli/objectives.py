@@ -1,0 +1,120 @@
+"""`calyx objective`: work for the CBO."""
+
+from typing import Annotated, Any
+
+import typer
+
+from chassis.errors import InvalidInput
+from cli.output import JsonFlag, at, emit, say, table
+from cli.reach import reach_of
+from cli.times import parse_moment, parse_span
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(no_args_is_help=True)
+    group.command("add")(add)
+    group.command("list")(list_)
+    group.command("cancel")(cancel)
+    app.add_typer(group, name="objective", help="What you want done, in words.")
+
+
+def parse_params(pairs: list[str]) -> dict[str, str]:
+    """`k=v` pairs as a mapping. Raises InvalidInput."""
+    params: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InvalidInput(f"--param takes key=value, not {pair!r}")
+        params[key] = value
+    return params
+
+
+def as_json(objective: Any) -> dict[str, Any]:
+    schedule: dict[str, Any] | None = None
+    if objective.HasField("schedule"):
+        if objective.schedule.every_pulse:
+            schedule = {"every_pulse": True}
+        elif objective.schedule.HasField("every"):
+            schedule = {"every_s": objective.schedule.every.ToTimedelta().total_seconds()}
+        elif objective.schedule.HasField("at"):
+            schedule = {"at": at(objective.schedule, "at")}
+    return {
+        "id": objective.id,
+        "text": objective.text,
+        "domain": objective.domain,
+        "params": dict(objective.params),
+        "schedule": schedule,
+        "source": objective.source,
+        "state": objective.state,
+        "created_at": at(objective, "created_at"),
+        "last_planned_at": at(objective, "last_planned_at"),
+        "tasks": objective.tasks,
+    }
+
+
+def add(
+    ctx: typer.Context,
+    text: Annotated[str, typer.Argument(help="What you want done.")],
+    domain: Annotated[str, typer.Option(help="Kind of work; left out: the planner decides.")] = "",
+    param: Annotated[list[str] | None, typer.Option(help="key=value for the procedure; repeatable.")] = None,
+    at: Annotated[str, typer.Option("--at", help="Once, at this time (2026-01-31T18:00, or a span like 2h).")] = "",
+    every: Annotated[str, typer.Option("--every", help="Again and again at this interval (1h, 5s).")] = "",
+    json: JsonFlag = False,
+) -> None:
+    """Give the station work. Example: calyx objective add "rotate the logs" --domain log_rotation --every 1h"""
+    import secrets
+
+    from calyx.cbo.v1 import cbo_pb2 as pb
+
+    reach = reach_of(ctx)
+    if at and every:
+        raise InvalidInput("give either --at or --every, not both")
+    request = pb.SubmitObjectiveRequest(
+        text=text, domain=domain, params=parse_params(param or []), idempotency_key=secrets.token_hex(12)
+    )
+    if every:
+        seconds = parse_span(every)
+        if seconds < 1:
+            raise InvalidInput("--every is at least 1s")
+        request.schedule.every.FromNanoseconds(round(seconds * 1e9))
+    if at:
+        request.schedule.at.FromDatetime(parse_moment(at, reach.clock.now(), ago=False))
+    objective = reach.cbo().SubmitObjective(request).objective
+    emit(as_json(objective), json, lambda o: say(f"{o['id']}  {_when(o)}  {o['domain'] or '(domain open)'}"))
+
+
+def list_(
+    ctx: typer.Context,
+    everything: Annotated[bool, typer.Option("--all", help="Also those done or cancelled.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """What the station has been asked to do. Example: calyx objective list --json"""
+    from calyx.cbo.v1 import cbo_pb2 as pb
+
+    answer = reach_of(ctx).cbo().ListObjectives(pb.ListObjectivesRequest(include_finished=everything))
+    emit(
+        {"objectives": [as_json(o) for o in answer.objectives]},
+        json,
+        lambda v: table(
+            ("id", "state", "domain", "when", "tasks", "text"),
+            [(o["id"], o["state"], o["domain"] or "-", _when(o), o["tasks"], o["text"]) for o in v["objectives"]],
+            'no objectives; try: calyx objective add "rotate the logs" --domain log_rotation --every 1h',
+        ),
+    )
+
+
+def cancel(ctx: typer.Context, id: str, json: JsonFlag = False) -> None:
+    """No further tasks from it. Example: calyx objective cancel obj-1"""
+    from calyx.cbo.v1 import cbo_pb2 as pb
+
+    objective = reach_of(ctx).cbo().CancelObjective(pb.CancelObjectiveRequest(id=id)).objective
+    emit(as_json(objective), json, lambda o: say(f"{o['id']} is {o['state']}"))
+
+
+def _when(objective: dict[str, Any]) -> str:
+    schedule = objective["schedule"]
+    if schedule is None:
+        return "once"
+    if "every_pulse" in schedule:
+        return "every pulse"
+    return f"every {schedule['every_s']:g} s" if "every_s" in schedule else f"at {schedule['at']}"

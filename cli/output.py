@@ -1,0 +1,96 @@
+"""What a command prints: one JSON document, or plain words and tables. Notes and progress go to stderr."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from chassis.clock import iso
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
+
+
+def emit(value: Any, as_json: bool, render: Callable[[Any], None]) -> None:
+    """Print `value` as JSON, or let `render` put it into words."""
+    if as_json:
+        print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+    else:
+        render(value)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def note(text: str) -> None:
+    """For people only: stays out of what a script reads."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
+    """A plain table; `empty` is said when there are no rows."""
+    rows = [[shown(cell) for cell in row] for row in rows]
+    if not rows:
+        say(empty)
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    Console(soft_wrap=False).print(made)
+
+
+def shown(value: Any) -> str:
+    """A cell: unknown is said, never left blank or made a zero."""
+    if value is None:
+        return "unknown"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    return str(value)
+
+
+def span(seconds: float | None) -> str:
+    """A time span for people: 3 s, 12 min, 5 h, 2 d."""
+    if seconds is None:
+        return "unknown"
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+def at(message: Any, field: str) -> str | None:
+    """ISO 8601 of a Timestamp field; None where it is not set."""
+    return iso(moment(message, field)) if message.HasField(field) else None
+
+
+def moment(message: Any, field: str) -> datetime:
+    from datetime import UTC
+
+    value: datetime = getattr(message, field).ToDatetime(tzinfo=UTC)
+    return value
+
+
+def optional(message: Any, field: str) -> Any:
+    """An optional scalar; None where it is not set."""
+    return getattr(message, field) if message.HasField(field) else None
+
+
+def figure(message: Any) -> float | None:
+    """A Figure's number while it may be used (state OK); else None."""
+    usable = message.state == 1 and message.HasField("value")  # FIGURE_STATE_OK
+    return float(message.value) if usable else None
+
+
+def figure_state(message: Any) -> str:
+    return {0: "unknown", 1: "ok", 2: "stale", 3: "unknown", 4: "absent"}.get(int(message.state), "unknown")

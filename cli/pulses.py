@@ -1,0 +1,113 @@
+"""`calyx pulse`: check-ins (Bridge Pulses) of the overseer."""
+
+import json as jsonlib
+from typing import Annotated, Any
+
+import typer
+
+from cli.output import JsonFlag, at, emit, figure, figure_state, say, span, table
+from cli.reach import reach_of
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(invoke_without_command=True, callback=pulse)
+    group.command("list")(list_)
+    group.command("show")(show)
+    app.add_typer(group, name="pulse", help="Check-ins (Bridge Pulses): the last one, one now, a list, a record.")
+
+
+def as_json(summary: Any) -> dict[str, Any]:
+    return {
+        "id": summary.id,
+        "started_at": at(summary, "started_at"),
+        "duration_s": summary.duration_seconds,
+        "status": summary.status,
+        "planned": summary.planned,
+        "dispatched": summary.dispatched,
+        "ended": summary.ended,
+        "tes": figure(summary.tes),
+        "tes_state": figure_state(summary.tes),
+        "tes_note": summary.tes.note,
+        "kill_switch": summary.kill_switch,
+        "incidents": summary.incidents,
+        "mood": summary.mood,
+    }
+
+
+def line(pulse: dict[str, Any]) -> str:
+    """One pulse in one line."""
+    tes = f"TES {pulse['tes']:.1f}" if pulse["tes"] is not None else f"TES unknown ({pulse['tes_note'] or 'no work'})"
+    parts = [
+        pulse["id"],
+        pulse["status"],
+        f"{pulse['planned']} planned, {pulse['dispatched']} dispatched, {pulse['ended']} ended",
+        tes,
+    ]
+    if pulse["incidents"]:
+        parts.append(f"{pulse['incidents']} incidents")
+    if pulse["kill_switch"]:
+        parts.append("KILL SWITCH ON")
+    if pulse["mood"]:
+        parts.append(pulse["mood"])
+    return "  ".join(parts)
+
+
+def pulse(
+    ctx: typer.Context,
+    now: Annotated[bool, typer.Option("--now", help="Run the next pulse at once.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """The last pulse, or the next one now. Example: calyx pulse --now"""
+    if ctx.invoked_subcommand is not None:
+        return
+    from calyx.cbo.v1 import cbo_pb2 as pb
+
+    cbo = reach_of(ctx).cbo()
+    if now:
+        summary = cbo.RunPulse(pb.RunPulseRequest(), timeout=60).pulse
+    else:
+        summary = cbo.GetPulse(pb.GetPulseRequest()).summary
+    emit(as_json(summary), json, lambda p: say(line(p)))
+
+
+def list_(
+    ctx: typer.Context,
+    last: Annotated[int, typer.Option("--last", min=1, max=2000, help="How many.")] = 20,
+    json: JsonFlag = False,
+) -> None:
+    """Pulses, newest first. Example: calyx pulse list --last 5"""
+    from calyx.cbo.v1 import cbo_pb2 as pb
+
+    answer = reach_of(ctx).cbo().ListPulses(pb.ListPulsesRequest(limit=last))
+    emit(
+        {"pulses": [as_json(p) for p in answer.pulses]},
+        json,
+        lambda v: table(
+            ("pulse", "started", "took", "status", "planned", "sent", "ended", "TES", "incidents"),
+            [
+                (
+                    p["id"], p["started_at"], span(p["duration_s"]), p["status"], p["planned"], p["dispatched"],
+                    p["ended"], p["tes"], p["incidents"],
+                )
+                for p in v["pulses"]
+            ],
+            "no pulse yet",
+        ),
+    )  # fmt: skip
+
+
+def show(
+    ctx: typer.Context,
+    id: Annotated[str, typer.Argument(help="bp-000000012; left out: the last one.")] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="The report for people.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """One pulse's record. Example: calyx pulse show bp-000000012 --markdown"""
+    from calyx.cbo.v1 import cbo_pb2 as pb
+
+    answer = reach_of(ctx).cbo().GetPulse(pb.GetPulseRequest(id=id))
+    if markdown and not json:
+        say(answer.report_markdown.rstrip())
+        return
+    record = jsonlib.loads(answer.record_json)
+    emit(record, json, lambda r: say(answer.report_markdown.rstrip() or jsonlib.dumps(r, indent=2)))

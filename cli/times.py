@@ -1,0 +1,35 @@
+"""Times and spans as people type them."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from chassis.errors import InvalidInput
+
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_span(text: str) -> float:
+    """Seconds in `90s`, `10m`, `1h30m`, `2d` or a bare number of seconds. Raises InvalidInput."""
+    stripped = text.strip().replace(" ", "")
+    if re.fullmatch(r"\d+(\.\d+)?", stripped):
+        return float(stripped)
+    parts = _PART.findall(stripped)
+    if not parts or "".join(number + unit for number, unit in parts) != stripped:
+        raise InvalidInput(f"{text!r} is not a time span; write 90s, 10m, 1h30m or 2d")
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def parse_moment(text: str, now: datetime, *, ago: bool) -> datetime:
+    """An aware UTC time from ISO 8601 (without an offset: local time), or a span from now (`ago`: before now)."""
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        try:
+            seconds = parse_span(text)
+        except InvalidInput:
+            raise InvalidInput(
+                f"{text!r} is not a time; write 2026-01-31T18:00, 2026-01-31T18:00+01:00 or a span like 2h"
+            ) from None
+        return now + timedelta(seconds=-seconds if ago else seconds)
+    return moment.astimezone(UTC)
