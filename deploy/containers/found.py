@@ -48,6 +48,9 @@ def main(station: Path, volumes: Path) -> None:
     vault = volumes / "all"
     identity = found_station(Layout(station), SystemClock(), RandomIds(), secrets_dir=vault)
     hand_out(vault, volumes)
+    audit = station / "audit"
+    audit.mkdir(exist_ok=True)
+    audit.chmod(0o775)  # the broker, of our group but another user, keeps its log there too
     sys.stdout.write(f"station {identity.station_id} stands in {station}\n")
 
 

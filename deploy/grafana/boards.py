@@ -214,7 +214,7 @@ STATION = Board(
                 title="Overrides, 24 h",
                 description="A person's actions that contradicted the station's. Target: at most 1.",
                 unit="none",
-                queries={"": "sum(increase(calyx_overrides_total[24h]))"},
+                queries={"": 'calyx_kpi{name="overrides"}'},
                 kind="stat",
                 width=6,
                 filled=False,
