@@ -70,7 +70,7 @@ class Capacity:
 def capacity(ring: Ring, monotonic: float, fresh: Freshness) -> Capacity:
     """The latest sample, aged: stale past two intervals, unknown past `unknown_after` or when never taken."""
     sample = ring.latest
-    recent = ring.since(monotonic - fresh.window)
+    recent = ring.since(monotonic - fresh.window - fresh.interval / 10)  # a sample may come a little late
     names = (*MAIN_FIGURES, *PSI_FIGURES)
     if sample is None:
         never = Figure(state="unknown", unit="percent", coverage=0.0, note="no sample was taken yet")

@@ -1,6 +1,7 @@
 """The `cleanup` domain: removes stale scratch files that belong to no live task."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -37,12 +38,15 @@ class Cleanup:
         self._work, self._live, self._clock, self._modified = work, live, clock, modified
 
     def rehearse(self, task: Manifest, scratch: Path) -> Plan:
-        """The claims show that everything the plan names is there, untouched."""
+        """Remove copies. The claims show that they are gone, and that what the plan names is there, untouched."""
         changes: list[Change] = []
         claims: list[Json] = []
-        for path in self._stale(task, scratch):
+        for number, path in enumerate(self._stale(task, scratch)):
             size = path.lstat().st_size
             sha256 = digest_prefix(path, size)
+            copy = scratch / f"{number:03d}-{path.name}"
+            shutil.copyfile(path, copy)
+            copy.unlink()
             changes.append(
                 Change(op="remove", target=str(path), before_sha256=sha256, after_sha256=None, size_bytes=size)
             )

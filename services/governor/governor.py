@@ -67,7 +67,7 @@ class Governor:
         self._sequence, self._started = 0, clock.monotonic()
         self._ram_file = folder / "ram_rule.json"
         self._ram = self._load_ram()
-        self._judged_at = float("-inf")
+        self._judged_up_to = 0
         self.intents_raised = 0
         self._watchers: list[Callable[[], None]] = []
 
@@ -154,8 +154,7 @@ class Governor:
     def _judge(self, pulse_id: str) -> None:
         if pulse_id in self._ram.judged:
             return
-        now = self._clock.monotonic()
-        seen = summarise(self._ring.since(self._judged_at), "ram", 1)
+        seen = summarise(self._ring.after(self._judged_up_to), "ram", 1)
         verdict = judge(
             self._ram, pulse_id=pulse_id, ram_percent=seen.mean, now=self._clock.now(), terms=self._terms.ram
         )
@@ -164,7 +163,7 @@ class Governor:
         except OSError as error:  # a count that would not survive a restart is not counted; the figures go on
             log.error("pulse not judged by the RAM rule", pulse=pulse_id, reason=str(error))
             return
-        self._ram, self._judged_at = verdict.state, now
+        self._ram, self._judged_up_to = verdict.state, self._sequence
         if verdict.raised is not None:
             self.intents_raised += 1
             self._audit.write("intent.raised", id=verdict.raised.id, pulse=pulse_id, reason=verdict.reason)

@@ -1,8 +1,9 @@
 """Samples in order, and what a stretch of them says: mean, max and the share that was really measured. Pure."""
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from services.governor.readings import Sample
 
@@ -46,9 +47,11 @@ class Ring:
 
     def since(self, monotonic: float) -> Sequence[Sample]:
         """Samples taken after this moment."""
-        found = []
-        for sample in reversed(self._samples):
-            if sample.monotonic <= monotonic:
-                break
-            found.append(sample)
-        return found[::-1]
+        return self._tail(lambda sample: sample.monotonic > monotonic)
+
+    def after(self, sequence: int) -> Sequence[Sample]:
+        """Samples with a higher sequence number."""
+        return self._tail(lambda sample: sample.sequence > sequence)
+
+    def _tail(self, wanted: Callable[[Sample], bool]) -> Sequence[Sample]:
+        return list(takewhile(wanted, reversed(self._samples)))[::-1]

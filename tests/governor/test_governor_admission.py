@@ -120,11 +120,7 @@ def test_whatever_is_admitted_was_fresh_known_and_below_every_bound(
 ) -> None:
     ring, terms = Ring(4), AdmitTerms()
     machine = Machine(cpu=cpu, ram=ram, swap=CALM.swap, disk=disk, psi={"memory_full": full})
-    ring.add(
-        Sample(
-            at=VirtualClock().now(), monotonic=0.0, sequence=1, machine=machine
-        )
-    )
+    ring.add(Sample(at=VirtualClock().now(), monotonic=0.0, sequence=1, machine=machine))
     answer = admit(capacity(ring, age, Freshness()), [], owner="a", domain="b", needs={}, terms=terms)
     assert answer.reason and "\n" not in answer.reason
     fits = (

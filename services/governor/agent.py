@@ -1,0 +1,94 @@
+"""The governor as an agent: the works it does for `log_rotation` and `cleanup`, and where they may look."""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from chassis.clock import Clock
+from chassis.domains import DomainManifest
+from chassis.errors import CalyxError, Refused
+from chassis.exchange.manifest import TASK_ID, TaskId
+from chassis.exchange.port import Exchange
+from chassis.layout import Layout
+from chassis.work import Work
+from chassis.worker import LeaseView
+from services.governor.cleanup import Cleanup
+from services.governor.holders import Holders
+from services.governor.leases import Leases
+from services.governor.log_rotation import LogRotation
+
+AGENT = "governor"
+OVER = frozenset({"done", "dead", "cancelled", "unknown"})
+
+
+def declared_roots(layout: Layout, domains: Iterable[DomainManifest]) -> list[Path]:
+    """The paths that the governor's own domain manifests declare."""
+    return [
+        Path(path.replace("{station}", str(layout.root)))
+        for domain in domains
+        if domain.owner == AGENT
+        for path in domain.paths
+    ]
+
+
+def consent_under(roots: Sequence[Path]) -> Callable[[Path], None]:
+    """A check that raises Refused for a path that lies, links followed, under none of the roots."""
+
+    def consent(path: Path) -> None:
+        real = path.parent.resolve() / path.name
+        if not any(real.is_relative_to(root.resolve()) for root in roots):
+            raise Refused(f"no consent for {path}: it is outside the paths declared by the governor's domains")
+
+    return consent
+
+
+def governor_works(
+    *,
+    layout: Layout,
+    roots: Sequence[Path],
+    exchange: Exchange,
+    holders: Holders,
+    clock: Clock,
+    cpu_seconds: Callable[[], float],
+) -> list[Work]:
+    """Both works, on the station's own folders."""
+    return [
+        LogRotation(
+            default_folder=layout.logs,
+            roots=lambda: roots,
+            holders=holders,
+            clock=clock,
+            cpu_seconds=cpu_seconds,
+        ),
+        Cleanup(work=layout.root / "work", live=live_in(exchange), clock=clock, modified=modified),
+    ]
+
+
+def live_in(exchange: Exchange) -> Callable[[str], bool]:
+    """Whether a scratch folder's name is that of a task which is not over yet. In doubt it is live."""
+
+    def live(name: str) -> bool:
+        if not TASK_ID.fullmatch(name):
+            return False
+        try:
+            return exchange.get(TaskId(name)).state not in OVER
+        except CalyxError:
+            return True
+
+    return live
+
+
+def modified(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.lstat().st_mtime, UTC)
+
+
+def sleep_leases(leases: Leases) -> Callable[[str], LeaseView | None]:
+    """What the worker asks before a claim: is this agent or domain asleep?"""
+
+    def look(target: str) -> LeaseView | None:
+        lease = leases.sleeping(target)
+        if lease is None:
+            return None
+        return LeaseView(kind=lease.kind, target=lease.target, until=lease.expires_at, reason=lease.reason)
+
+    return look
