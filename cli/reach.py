@@ -36,13 +36,19 @@ def endpoints(layout: Layout) -> dict[str, Any]:
 
 def _open(layout: Layout, service: str) -> "grpc.Channel":
     """A real channel: the embedded station's endpoint, or the one from the environment (containers)."""
+    from chassis.errors import NotFound, Unavailable
     from chassis.identity import load_token
     from chassis.rpc.client import open_channel
     from chassis.settings import StationSettings, load
 
     station = load(StationSettings, "calyx")
     embedded = endpoints(layout).get("services", {}).get(service, {}).get("grpc")
-    token = load_token(station.secrets_dir or layout.secrets, CALLER)
+    try:
+        token = load_token(station.secrets_dir or layout.secrets, CALLER)
+    except NotFound as error:
+        raise Unavailable(
+            f"there is no station in {layout.root}; `calyx up` makes one, --station picks another"
+        ) from error
     big = EXPORT_BYTES if service == "dashboard" else 4 * 1024 * 1024
     return open_channel(embedded or station.endpoint(service), token, timeout_seconds=10.0, max_message_bytes=big)
 
