@@ -31,6 +31,9 @@ class Schedule:
         return self.every_pulse or self.every is not None
 
 
+ONCE = Schedule()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
     """`source`: operator, builtin, governor:<intent>. `key` makes a repeated submit harmless."""
@@ -40,7 +43,7 @@ class Objective:
     domain: str
     source: str
     created_at: datetime
-    schedule: Schedule = Schedule()
+    schedule: Schedule = ONCE
     params: Mapping[str, str] = field(default_factory=dict)
     state: State = "active"
     last_planned_at: datetime | None = None

@@ -62,11 +62,14 @@ class Calibration:
     ece: float | None
 
 
+NO_CALIBRATION = Calibration(predictions=0, brier=None, ece=None)
+
+
 def calibration(scored: Iterable[tuple[float, bool]]) -> Calibration:
     """From (predicted chance, success) pairs; None without any."""
     pairs = list(scored)
     if not pairs:
-        return Calibration(predictions=0, brier=None, ece=None)
+        return NO_CALIBRATION
     bins: dict[int, list[tuple[float, bool]]] = {}
     for predicted, success in pairs:
         bins.setdefault(min(9, int(predicted * 10)), []).append((predicted, success))

@@ -21,7 +21,7 @@ from services.cbo.meter import Meter
 from services.cbo.objectives import Objective
 from services.cbo.planner import Candidate, Choice, choose
 from services.cbo.ports import Capacity, Health, Incident, Recalled, Trends
-from services.cbo.posterior import Calibration
+from services.cbo.posterior import NO_CALIBRATION, Calibration
 from services.cbo.store import pulse_id
 from services.cbo.tasks import OPEN, Task, task_id
 
@@ -65,7 +65,7 @@ class Pulse:
     dispatched: list[Task] = field(default_factory=list)
     critique: Critique = field(default_factory=Critique)
     kpis: tuple[Kpi, ...] = ()
-    calibration: Calibration = Calibration(predictions=0, brier=None, ece=None)
+    calibration: Calibration = NO_CALIBRATION
     confidence: Mapping[tuple[str, str], float] = field(default_factory=dict)
     duration_seconds: float = 0.0
     ended_at: datetime | None = None
@@ -140,9 +140,7 @@ class Steps:
             bridge.audit.write("guardian.silent", since=since, why=found.silent["guardian"])
             bridge.store.set_fact("guardian_silent_since", since + "!")
         if gone >= enough:
-            found.silent["guardian"] += (
-                f" (silent for {gone.total_seconds():.0f} s; supervisor restarts it, nobody else)"
-            )
+            found.silent["guardian"] += f" (silent for {gone.total_seconds():.0f} s; only the supervisor restarts it)"
 
     def _take_intents(self, capacity: Capacity) -> None:
         for intent in capacity.intents:

@@ -1,0 +1,95 @@
+"""`python -m services.cbo`: reads the settings and wires the overseer."""
+
+import os
+from importlib.metadata import version
+
+import prometheus_client
+from calyx.cbo.v1 import cbo_pb2_grpc
+
+from chassis.audit import Audit
+from chassis.clock import SystemClock
+from chassis.domains import load_domains
+from chassis.errors import CalyxError, Unavailable
+from chassis.exchange.files import FilesExchange
+from chassis.exchange.grants import Signer, Verifier
+from chassis.executor import ThreadExecutor
+from chassis.identity import load_identity
+from chassis.ids import RandomIds
+from chassis.killswitch import KillSwitch
+from chassis.layout import DEPLOY
+from chassis.rpc.client import connect
+from chassis.rpc.server import Served, run_service
+from chassis.settings import StationSettings, load
+from services.cbo import servicer
+from services.cbo.bridge import Options
+from services.cbo.metrics import PulseMetrics
+from services.cbo.overseer import Overseer
+from services.cbo.peers import peers_over
+from services.cbo.policy import SHIPPED, Policy
+from services.cbo.settings import CboSettings
+
+
+def main() -> None:
+    station = load(StationSettings, "cbo")
+    layout = station.layout
+    settings = load(CboSettings, "cbo", layout)
+    clock = SystemClock()
+    try:
+        identity = load_identity(layout)
+        exchange = FilesExchange(
+            layout.svf, clock, Verifier(layout.keys / "grant.pub").valid, KillSwitch(layout.kill_switch)
+        )
+        channels = {name: connect(name, station, "cbo") for name in ("memory", "governor", "guardian", "analytics")}
+        overseer = Overseer(
+            layout=layout,
+            identity=identity,
+            version=version("station-calyx"),
+            clock=clock,
+            ids=RandomIds(),
+            exchange=exchange,
+            sign=Signer.load(station.secrets / "grant.key").sign,
+            domains=load_domains(DEPLOY / "domains"),
+            policy=Policy.load(settings.policy_file or SHIPPED),
+            peers=peers_over(channels, identity.station_id),
+            audit=Audit(layout.audit("cbo"), clock, "cbo"),
+            options=Options(
+                pulse_interval_seconds=settings.pulse_interval_seconds,
+                keep_pulses=settings.keep_pulses,
+                probe_tries=settings.probe_tries,
+                undo_wait_seconds=settings.undo_wait_seconds,
+            ),
+        )
+        overseer.start()
+    except (CalyxError, OSError) as error:
+        raise SystemExit(f"cbo: can't start: {error}") from error
+    overseer.watch(PulseMetrics(overseer, prometheus_client.REGISTRY).ended)
+    executor = ThreadExecutor("cbo", threads=4)
+
+    def serves() -> None:
+        overseer.bridge.store.check()
+        if not os.access(layout.svf, os.W_OK):
+            raise Unavailable("the task exchange can't be written")
+
+    run_service(
+        service="cbo",
+        version=version("station-calyx"),
+        station=station,
+        settings=settings,
+        served=[
+            Served(
+                servicer.FULL_NAME,
+                cbo_pb2_grpc.add_CboServiceServicer_to_server,
+                servicer.CboServicer(overseer, executor),
+                servicer.ALLOW,
+            )
+        ],
+        checks={"store": serves},
+        periodics=overseer.periodics(settings.reap_seconds),
+        clock=clock,
+        executor=executor,
+        on_stop=overseer.close,
+    )
+
+
+if __name__ == "__main__":
+    main()

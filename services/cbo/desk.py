@@ -1,0 +1,330 @@
+"""What people do: submit, approve, reject, cancel, undo, set levels, stop and resume. Idempotent and audited."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from chassis.canonical import sha256_hex
+from chassis.clock import iso
+from chassis.domains import Level
+from chassis.errors import Drifted, InvalidInput, NotFound, Refused
+from services.cbo import objectives
+from services.cbo.bridge import Bridge
+from services.cbo.dispatch import UNDO_GATES, Dispatcher, intake
+from services.cbo.ladder import Rung
+from services.cbo.objectives import Objective, Schedule
+from services.cbo.tasks import OPEN, Task, approved_id, undo_id
+
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undone:
+    """`done` false with a `task_id`: asked for, but not answered in time or refused; `detail` says which."""
+
+    done: bool
+    detail: str
+    steps: tuple[str, ...]
+    task_id: str
+
+
+class Desk:
+    """`who` is the caller's name as the token gives it."""
+
+    def __init__(self, bridge: Bridge, dispatcher: Dispatcher) -> None:
+        self._bridge, self._dispatcher = bridge, dispatcher
+
+    # objectives
+
+    def submit(
+        self, text: str, domain: str, params: Mapping[str, str], schedule: Schedule, key: str, who: str
+    ) -> Objective:
+        """Raises InvalidInput, NotFound for a domain nobody declared."""
+        objectives.check(text, schedule)
+        if domain and domain not in self._bridge.domains:
+            known = ", ".join(sorted(self._bridge.domains))
+            raise NotFound(f"there is no domain {domain}; this station has {known}")
+        made = Objective(
+            id=self._bridge.ids.new("o"),
+            text=text.strip(),
+            domain=domain,
+            params=dict(params),
+            schedule=schedule,
+            source="operator",
+            created_at=self._bridge.clock.now(),
+            key=f"submit:{sha256_hex(key.encode())}" if key else "",
+        )
+        kept = self._bridge.store.add_objective(made)
+        if kept.id == made.id:
+            self._bridge.audit.write("objective.submitted", objective=kept.id, domain=domain, by=who)
+        return kept
+
+    def cancel_objective(self, objective_id: str, who: str) -> Objective:
+        objective = self._bridge.store.objective(objective_id)
+        if objective.state == "active":
+            self._bridge.store.move_objective(objective, "cancelled")
+            self._bridge.audit.write("objective.cancelled", objective=objective_id, by=who)
+        return self._bridge.store.objective(objective_id)
+
+    # answers to proposals
+
+    def approve(self, task_id: str, plan_digest: str, who: str) -> Task:
+        """Yes to the plan the person saw: a second task with effects, at once. The same one when repeated.
+
+        Raises Refused when there is nothing (any more) to approve, Drifted when the plan is another one.
+        """
+        bridge = self._bridge
+        task = bridge.store.task(task_id)
+        if task.approved_as:
+            return bridge.store.task(task.approved_as)
+        if task.state == "proposed":
+            raise Refused(f"{task_id} is a suggestion, nothing was rehearsed; raise {task.domain} to GUIDE first")
+        if task.state != "rehearsed":
+            why = f" ({task.why})" if task.why else ""
+            raise Refused(f"{task_id} is {task.state}{why}; only a rehearsal is approved")
+        if not task.scored:
+            raise Refused(f"{task_id} has not been probed yet; the next pulse does it")
+        if not plan_digest:
+            raise InvalidInput("name the plan_digest you saw; `calyx task show` has it")
+        if plan_digest != task.plan_digest:
+            raise Drifted(f"the plan of {task_id} is {task.plan_digest[:12]}, not {plan_digest[:12]}; nothing was done")
+        second = replace(
+            task,
+            id=approved_id(task.id),
+            state="ready",
+            rehearsal=False,
+            rehearsal_of=task.id,
+            approval=who,
+            approved_as="",
+            ended_pulse_id="",
+            created_at=bridge.clock.now(),
+            dispatched_at=None,
+            ended_at=None,
+            scored=False,
+            probe_tries=0,
+            tes=None,
+            tes_note="",
+            stability=None,
+            ack=None,
+            why="",
+            remembered=False,
+            attempt=0,
+        )
+        second, gated = self._dispatcher.gate(second)
+        if gated.verdict == "refuse":
+            bridge.audit.write("policy.blocked", task=second.id, domain=second.domain, why=gated.reason)
+            raise Refused(f"{task_id} can't run: {gated.reason}")
+        hold = gated.verdict != "go"
+        second = replace(second, state="held" if hold else "ready", why=gated.reason if hold else "")
+        with bridge.store.transaction():
+            if bridge.store.run("task_approved", second.id, task.id):
+                bridge.store.add_task(second)
+        bridge.audit.write("task.approved", task=task.id, second=second.id, plan=plan_digest, by=who)
+        if not hold:
+            self._dispatcher.send([second])
+        return bridge.store.task(second.id)
+
+    def reject(self, task_id: str, why: str, who: str) -> Task:
+        """No. Not an override."""
+        task = self._bridge.store.task(task_id)
+        if task.state == "rejected":
+            return task
+        if task.state not in ("proposed", "rehearsed") or task.approved_as:
+            raise Refused(f"{task_id} is {'approved' if task.approved_as else task.state}; there is nothing to reject")
+        self._bridge.store.answer_task(task, "rejected", f"rejected by {who}: {why}" if why else f"rejected by {who}")
+        self._bridge.audit.write("task.rejected", task=task_id, by=who, why=why)
+        self._bridge.store.run("objectives_finished")
+        return self._bridge.store.task(task_id)
+
+    def cancel(self, task_id: str, why: str, who: str) -> Task:
+        """Ends what has not begun; a running one is asked to stop, which is an override."""
+        bridge = self._bridge
+        task = bridge.store.task(task_id)
+        if task.state == "cancelled":
+            return task
+        reason = f"cancelled by {who}" + (f": {why}" if why else "")
+        if task.state in ("held", "proposed") or (task.state == "ready" and task.dispatched_at is None):
+            bridge.store.answer_task(task, "cancelled", reason)
+            bridge.audit.write("task.cancelled", task=task_id, by=who, why=why)
+            return bridge.store.task(task_id)
+        if task.state not in OPEN:
+            raise Refused(f"{task_id} is {task.state}; there is nothing to cancel")
+        intake(bridge)
+        running = bridge.store.task(task_id).state == "claimed"
+        if not bridge.exchange.cancel(task.id, reason):
+            intake(bridge)
+            raise Refused(f"{task_id} ended before it could be cancelled")
+        if running:
+            bridge.override("task.cancelled_running", task=task_id, by=who, why=why)
+        else:
+            bridge.audit.write("task.cancelled", task=task_id, by=who, why=why)
+        intake(bridge)
+        return bridge.store.task(task_id)
+
+    # undo
+
+    def dependants(self, task: Task) -> list[Task]:
+        """Later done tasks that changed the same targets, newest first: they go before this one or nothing does."""
+        store = self._bridge.store
+        found: dict[str, Task] = {}
+        if task.ended_at is None:
+            return []
+        for (target,) in store.rows("targets_of", task.id):
+            for (other,) in store.rows("targets_later", target, iso(task.ended_at), task.id):
+                found.setdefault(other, store.task(other))
+        return sorted(found.values(), key=lambda each: (each.ended_at or each.created_at, each.id), reverse=True)
+
+    def undo_possible(self, task: Task) -> tuple[bool, str]:
+        """Whether an undo would be tried, and why or why not."""
+        if task.undo_of or task.rehearsal or task.state not in ("done", "undone", "failed"):
+            return False, f"{task.state}: nothing was changed" if task.state != "undone" else "already undone"
+        if task.state == "undone":
+            return False, "already undone"
+        ack = task.ack or {}
+        if ack.get("status") == "no_work" or (task.state == "failed" and not ack.get("applied")):
+            return False, "nothing was changed"
+        if task.state == "failed":
+            return False, "undone by the agent when it failed" if ack.get("reverted") else "failed halfway; see its ack"
+        manifest = self._bridge.domains.get(task.domain)
+        if manifest is not None and manifest.effects == "irreversible":
+            return False, f"{task.domain} declares its effects irreversible"
+        later = self.dependants(task)
+        if later:
+            return True, f"{len(later)} later tasks changed the same files: undo them first, or --cascade"
+        return True, "its agent journaled every change"
+
+    def undo(self, task_id: str, *, dry_run: bool, cascade: bool, who: str, wait_seconds: float) -> Undone:
+        """Ask the owner to reverse a task; goes on under the kill switch. An override unless it is a dry run.
+
+        Raises Refused when there is nothing to undo or dependants stand.
+        """
+        task = self._bridge.store.task(task_id)
+        if task.state == "undone":
+            return Undone(done=True, detail="already undone; nothing was changed", steps=(), task_id="")
+        possible, reason = self.undo_possible(task)
+        if not possible:
+            raise Refused(f"{task_id} can't be undone: {reason}")
+        later = self.dependants(task)
+        if later and not cascade:
+            names = ", ".join(each.id for each in later[:5])
+            raise Refused(f"{task_id} can't be undone while {names} stand on it; undo them first or use --cascade")
+        ends = self._bridge.clock.monotonic() + wait_seconds
+        steps: list[str] = []
+        for each in later:
+            made = self._undo_one(each, dry_run, who, ends)
+            steps += [f"{each.id}: {step}" for step in made.steps]
+            if not made.done:
+                return replace(made, detail=f"{each.id} stands on it: {made.detail}", steps=tuple(steps))
+        made = self._undo_one(task, dry_run, who, ends)
+        return replace(made, steps=(*steps, *made.steps))
+
+    def _undo_one(self, task: Task, dry_run: bool, who: str, ends: float) -> Undone:
+        bridge = self._bridge
+        earlier = [
+            each for each in bridge.store.tasks("tasks_undoing", task.id)
+            if (each.params.get("dry_run") == "true") == dry_run
+        ]  # fmt: skip
+        if earlier and earlier[-1].state in OPEN:
+            undo = earlier[-1]
+        else:
+            undo = Task(
+                id=undo_id(task.id, len(earlier) + 1, dry_run=dry_run),
+                domain=task.domain,
+                procedure=task.procedure,
+                owner=task.owner,
+                state="ready",
+                level=Level.EXECUTE,
+                created_at=bridge.clock.now(),
+                objective=f"undo {task.id}",
+                params={"dry_run": "true"} if dry_run else {},
+                undo_of=task.id,
+                gates=UNDO_GATES,
+            )
+            if not dry_run:
+                bridge.override("task.undo", task=task.id, undo=undo.id, by=who)
+            bridge.store.add_task(undo)
+        if undo.dispatched_at is None:
+            self._dispatcher.send([undo])
+        while True:
+            intake(bridge)
+            kept = bridge.store.task(undo.id)
+            if kept.state not in OPEN:
+                break
+            if bridge.clock.monotonic() >= ends:
+                return Undone(
+                    done=False, detail=f"{task.owner} has not answered yet; it goes on", steps=(), task_id=undo.id
+                )
+            bridge.clock.wait(POLL_SECONDS)
+        ack = kept.ack or {}
+        return Undone(
+            done=ack.get("status") == "undone",
+            detail=str(ack.get("detail", "")) or kept.why,
+            steps=tuple(_step(each) for each in ack.get("effects", ())),
+            task_id=undo.id,
+        )
+
+    # levels, domains, kill switch
+
+    def set_level(self, domain: str, level: Level, why: str, pulse: int, who: str) -> Rung:
+        """An override. Raises InvalidInput without a reason or above the manifest's limit, NotFound."""
+        if not why.strip():
+            raise InvalidInput("say why: a forced level goes into the record with its reason")
+        before = self._bridge.ladder.rung(domain).standing.level
+        self._bridge.ladder.force(domain, level, f"{why} (by {who})", pulse, self._bridge.clock.now())
+        self._bridge.override("level.set", domain=domain, before=before.name, level=level.name, by=who, why=why)
+        return self._bridge.ladder.rung(domain)
+
+    def revoke(self, domain: str, why: str, who: str) -> None:
+        if domain not in self._bridge.domains:
+            raise NotFound(f"there is no domain {domain}; `calyx ladder` shows them")
+        self._bridge.store.set_fact(f"revoked:{domain}", f"by {who}: {why or 'no reason given'}")
+        self._bridge.audit.write("domain.revoked", domain=domain, by=who, why=why)
+
+    def readmit(self, domain: str, who: str) -> str:
+        """Take a built-in, policy-pinned domain back in after it was revoked; returns its digest.
+
+        Raises Refused for any other: admitting manifests signed by an operator key is not part of this release.
+        """
+        manifest = self._bridge.domains.get(domain)
+        if manifest is None or not self._bridge.policy.ruling(manifest).allowed:
+            self._bridge.audit.write("policy.blocked", domain=domain[:120], by=who, why="not a pinned built-in domain")
+            raise Refused(
+                f"{domain[:120] or 'this manifest'} is none of the built-in domains; this release runs those only, "
+                "nothing was admitted"
+            )
+        self._bridge.store.run("fact_drop", f"revoked:{domain}")
+        self._bridge.audit.write("domain.approved", domain=domain, by=who, digest=manifest.digest)
+        return manifest.digest
+
+    def set_kill_switch(self, engaged: bool, why: str, who: str) -> bool:
+        """Engage (an override) or release; False when it was so before."""
+        bridge = self._bridge
+        if engaged == bridge.kill_switch.engaged():
+            return False
+        if engaged:
+            if not why.strip():
+                raise InvalidInput("say why: the next person to look will want to know")
+            bridge.kill_switch.engage(why.strip()[:500], who, bridge.clock.now())
+            bridge.override("kill_switch.engaged", by=who, why=why.strip()[:500])
+        else:
+            bridge.kill_switch.release()
+            bridge.audit.write("kill_switch.released", by=who)
+        bridge.store.set_fact("kill_switch", "engaged" if engaged else "")
+        return True
+
+    def notice_kill_switch(self) -> None:
+        """A flag set or removed by hand goes into the audit log too, as soon as it is seen."""
+        bridge = self._bridge
+        engaged, known = bridge.kill_switch.engaged(), bridge.store.fact("kill_switch") == "engaged"
+        if engaged == known:
+            return
+        bridge.store.set_fact("kill_switch", "engaged" if engaged else "")
+        if engaged:
+            bridge.override("kill_switch.engaged", by="the flag file", why=bridge.kill_switch.why())
+        else:
+            bridge.audit.write("kill_switch.released", by="the flag file")
+
+
+def _step(effect: object) -> str:
+    if isinstance(effect, Mapping):
+        return str(effect.get("step") or effect.get("detail") or " ".join(str(each) for each in effect.values()))
+    return str(effect)

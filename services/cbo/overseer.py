@@ -1,0 +1,262 @@
+"""The CBO as one object: recovers at start, runs pulses one at a time, answers questions."""
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+
+import structlog
+
+from chassis.audit import Audit
+from chassis.canonical import Json, canonical_json
+from chassis.clock import Clock, iso, parse_iso
+from chassis.domains import DomainManifest
+from chassis.errors import NotFound
+from chassis.exchange.manifest import Manifest
+from chassis.exchange.port import Exchange
+from chassis.identity import Identity
+from chassis.ids import Ids
+from chassis.killswitch import KillSwitch
+from chassis.layout import Layout
+from chassis.periodic import Periodic
+from services.cbo import record
+from services.cbo.bridge import Beliefs, Bridge, Options, no_fault
+from services.cbo.desk import Desk
+from services.cbo.dispatch import Dispatcher, intake
+from services.cbo.kpis import Kpi
+from services.cbo.ladder import Ladder
+from services.cbo.meter import Meter
+from services.cbo.objectives import Objective, Schedule
+from services.cbo.policy import Policy
+from services.cbo.ports import Peers
+from services.cbo.pulse import Pulse, Steps
+from services.cbo.report import report
+from services.cbo.store import Store
+from services.cbo.tes import Score
+
+log = structlog.get_logger(__name__)
+
+HOURLY = ("metrics_summary", "log_rotation")
+"""Built-in domains that come up by themselves every hour."""
+
+
+class Overseer:
+    """Thread-safe. `start` once, then `run_pulse` by its period and `reap` every second or two.
+
+    Raises Unavailable from the constructor when another CBO holds the station.
+    """
+
+    def __init__(
+        self,
+        *,
+        layout: Layout,
+        identity: Identity,
+        version: str,
+        clock: Clock,
+        ids: Ids,
+        exchange: Exchange,
+        sign: Callable[[Manifest], Manifest],
+        domains: Mapping[str, DomainManifest],
+        policy: Policy,
+        peers: Peers,
+        audit: Audit,
+        options: Options | None = None,
+        fault: Callable[[str], None] = no_fault,
+    ) -> None:
+        store = Store(layout.state("cbo"))
+        self.bridge = Bridge(
+            station_id=identity.station_id,
+            founded_at=identity.created_at,
+            version=version,
+            layout=layout,
+            clock=clock,
+            ids=ids,
+            store=store,
+            exchange=exchange,
+            sign=sign,
+            kill_switch=KillSwitch(layout.kill_switch),
+            audit=audit,
+            domains=domains,
+            policy=policy,
+            peers=peers,
+            ladder=Ladder(store, domains, clock.now()),
+            beliefs=Beliefs(store),
+            options=options or Options(),
+            fault=fault,
+        )
+        self._dispatcher = Dispatcher(self.bridge)
+        self._meter = Meter(self.bridge)
+        self.desk = Desk(self.bridge, self._dispatcher)
+        self._steps = Steps(self.bridge, self._dispatcher, self._meter)
+        self._one_pulse = threading.Lock()
+        self._watchers: list[Callable[[Json], None]] = []
+        self.last: Pulse | None = None
+        self.last_scores: dict[str, Score] = {}
+
+    def start(self) -> None:
+        """Take up what a crash left: unfinished pulses get their record, planned tasks are sent, nothing twice."""
+        bridge = self.bridge
+        bridge.layout.pulses.mkdir(parents=True, exist_ok=True)
+        if bridge.policy.broken:
+            bridge.audit.write("policy.broken", why=bridge.policy.broken)
+        for number, pulse_id, started_at in bridge.store.rows("pulses_running"):
+            self._interrupt(number, pulse_id, parse_iso(started_at))
+        self._write_pending()
+        planned = [
+            task
+            for task in bridge.store.tasks("tasks_open")
+            if task.state == "ready" and task.dispatched_at is None and (task.undo_of or not self._stopped())
+        ]
+        if planned:
+            self._dispatcher.send(planned)
+        self._builtin_objectives()
+
+    def _stopped(self) -> bool:
+        return self.bridge.kill_switch.engaged()
+
+    def _interrupt(self, number: int, pulse_id: str, started_at: datetime) -> None:
+        reason = "the CBO ended before the pulse did"
+        whole = record.interrupted(self.bridge, pulse_id, started_at, reason)
+        summary: Json = {
+            "id": pulse_id, "started_at": iso(started_at), "duration_seconds": 0.0, "status": "interrupted",
+            "planned": 0, "dispatched": 0, "ended": 0, "tes": None, "tes_note": reason, "tes_coverage": None,
+            "kill_switch": whole["kill_switch"]["engaged"], "incidents": 0, "mood": reason,
+        }  # fmt: skip
+        self.bridge.store.end_pulse(number, "interrupted", summary, canonical_json(whole))
+        self.bridge.audit.write("pulse.interrupted", pulse=pulse_id)
+
+    def _write_pending(self) -> None:
+        """Records that were committed but perhaps not written."""
+        for _, pulse_id, started_at, text in self.bridge.store.rows("pulses_unwritten"):
+            record.write(self.bridge.layout.pulses, pulse_id, parse_iso(started_at), json.loads(text))
+
+    def _builtin_objectives(self) -> None:
+        for name, manifest in self.bridge.domains.items():
+            if not manifest.every_pulse and name not in HOURLY:
+                continue
+            schedule = Schedule(every_pulse=True) if manifest.every_pulse else Schedule(every=timedelta(hours=1))
+            self.bridge.store.add_objective(
+                Objective(
+                    id=f"o-builtin-{name.replace('_', '-')}",
+                    text=manifest.objective,
+                    domain=name,
+                    source="builtin",
+                    created_at=self.bridge.clock.now(),
+                    schedule=schedule,
+                    key=f"builtin:{name}",
+                )
+            )
+
+    def close(self) -> None:
+        """After the running pulse; idempotent."""
+        with self._one_pulse:
+            self.bridge.store.close()
+
+    def periodics(self, reap_seconds: float = 1.0) -> tuple[Periodic, ...]:
+        return (
+            Periodic(name="cbo.pulse", every_seconds=self.bridge.options.pulse_interval_seconds, step=self.step),
+            Periodic(name="cbo.reap", every_seconds=reap_seconds, step=self.reap),
+        )
+
+    def step(self) -> None:
+        self.run_pulse()
+
+    def reap(self) -> None:
+        """The exchange's sweep, and what became of our tasks; scoring is left to the pulse."""
+        self.desk.notice_kill_switch()
+        self.bridge.exchange.sweep()
+        intake(self.bridge)
+
+    def run_pulse(self) -> Json:
+        """One Bridge Pulse, now; the next one waits until it has ended. Returns its summary."""
+        with self._one_pulse:
+            self.desk.notice_kill_switch()
+            pulse = self._steps.begin()
+            self._steps.reflect(pulse)
+            self._steps.plan(pulse)
+            self._steps.act(pulse)
+            self._steps.criticise(pulse)
+            summary = self._finish(pulse)
+        for watcher in list(self._watchers):
+            watcher(summary)
+        return summary
+
+    def _finish(self, pulse: Pulse) -> Json:
+        bridge = self.bridge
+        try:
+            with bridge.store.transaction():
+                self._steps.settle(pulse)
+                whole = record.record_of(pulse, bridge, record.audit_heads(bridge.layout.audit("cbo").parent))
+                summary = record.summary_of(pulse)
+                bridge.store.end_pulse(pulse.number, "complete", summary, canonical_json(whole))
+                bridge.fault("settled")
+        except BaseException:
+            bridge.ladder.reload()
+            bridge.beliefs.reload()
+            raise
+        bridge.fault("committed")
+        for changed in pulse.critique.changed:
+            bridge.audit.write(
+                "level.changed", domain=changed.domain, before=changed.before.name, after=changed.after.name,
+                why=changed.reason, pulse=pulse.id,
+            )  # fmt: skip
+        try:
+            record.write(bridge.layout.pulses, pulse.id, pulse.started_at, whole)
+        except OSError as error:
+            log.error("pulse record kept in the database only", pulse=pulse.id, why=str(error))
+            summary = {**summary, "mood": f"the record can't be written: {error.strerror}"}
+        self._forget_old(pulse.number)
+        self.last = pulse
+        self.last_scores |= {each.task.domain: each.score for each in pulse.critique.judged if each.score.worked}
+        return summary
+
+    def _forget_old(self, number: int) -> None:
+        bridge = self.bridge
+        old = bridge.store.rows("pulses_old", number - bridge.options.keep_pulses)
+        if not old:
+            return
+        for _, pulse_id, started_at in old:
+            record.forget(bridge.layout.pulses, pulse_id, parse_iso(started_at))
+        with bridge.store.transaction():
+            for row in old:
+                bridge.store.run("pulse_forget", row["number"])
+
+    # questions
+
+    def watch(self, watcher: Callable[[Json], None]) -> Callable[[], None]:
+        """Call `watcher` with each pulse's summary as it ends; returns what stops that."""
+        self._watchers.append(watcher)
+        return lambda: self._watchers.remove(watcher) if watcher in self._watchers else None
+
+    def pulses(self, limit: int) -> list[Json]:
+        return [json.loads(row["summary"]) for row in self.bridge.store.rows("pulses", limit)]
+
+    def pulse(self, pulse_id: str) -> tuple[Json, str, str]:
+        """Summary, record and report; the last one if the id is empty. Raises NotFound."""
+        if not pulse_id:
+            last = self.bridge.store.rows("pulses", 1)
+            if not last:
+                raise NotFound("there has been no pulse yet")
+            pulse_id = last[0]["id"]
+        rows = self.bridge.store.rows("pulse", pulse_id)
+        if not rows:
+            raise NotFound(f"there is no pulse {pulse_id}; `calyx pulse list` shows those that are kept")
+        machine, people = record.paths(self.bridge.layout.pulses, pulse_id, parse_iso(rows[0]["started_at"]))
+        kept = rows[0]["record"]
+        try:
+            text = kept.decode() if kept is not None else machine.read_text().strip()
+            page = people.read_text() if people.exists() else report(json.loads(text))
+        except FileNotFoundError as error:
+            raise NotFound(f"the record of {pulse_id} is gone from {machine.parent}") from error
+        return json.loads(rows[0]["summary"]), text, page
+
+    def kpis(self) -> tuple[Kpi, ...]:
+        return self._meter.kpis()
+
+    def pulse_number(self) -> int:
+        return int(self.bridge.store.value("SELECT coalesce(max(number), 0) FROM pulse"))
+
+    def next_pulse_at(self) -> datetime | None:
+        if self.last is None:
+            return None
+        return self.last.started_at + timedelta(seconds=self.bridge.options.pulse_interval_seconds)

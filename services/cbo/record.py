@@ -1,0 +1,297 @@
+"""The pulse record: every input and decision by value, canonical JSON; and its few figures."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import chassis.rng
+from chassis.atomic import write_whole
+from chassis.canonical import Json, canonical_json
+from chassis.clock import iso
+from services.cbo.bridge import Bridge
+from services.cbo.critique import Judged
+from services.cbo.ladder import Rung
+from services.cbo.pulse import Planned, Pulse
+from services.cbo.report import report
+
+SCHEMA = "calyx.pulse/1"
+
+
+def record_of(pulse: Pulse, bridge: Bridge, heads: Mapping[str, str]) -> Json:
+    """The whole record of a finished pulse."""
+    assert pulse.ended_at is not None
+    states = {task.id: task.state for task in pulse.dispatched}
+    return {
+        **_head(bridge, pulse.id, pulse.started_at),
+        "status": "complete",
+        "ended_at": iso(pulse.ended_at),
+        "duration_seconds": pulse.duration_seconds,
+        "kill_switch": {"engaged": pulse.reflection.kill_switch is not None, "why": pulse.reflection.kill_switch or ""},
+        "reflect": _reflect(pulse),
+        "plan": {
+            "objectives": [
+                {
+                    "id": objective.id, "text": objective.text, "domain": objective.domain,
+                    "source": objective.source, "reason": reason,
+                }
+                for objective, reason in pulse.objectives
+            ],
+            "tasks": [_planned(each, states) for each in pulse.planned],
+        },
+        "act": {
+            "dispatched": [
+                {
+                    "task_id": task.id, "domain": task.domain, "procedure": task.procedure, "owner": task.owner,
+                    "level": task.level.name, "rehearsal": task.rehearsal,
+                }
+                for task in pulse.dispatched
+            ]
+        },
+        "critique": _critique(pulse, bridge),
+        "audit_heads": dict(heads),
+        "rng": {"version": chassis.rng.VERSION, "seed": pulse.seed},
+    }  # fmt: skip
+
+
+def interrupted(bridge: Bridge, pulse_id: str, started_at: datetime, reason: str) -> Json:
+    """The record of a pulse that the CBO did not end. What it did not come to is empty."""
+    return {
+        **_head(bridge, pulse_id, started_at),
+        "status": "interrupted",
+        "reason": reason,
+        "ended_at": None,
+        "duration_seconds": None,
+        "kill_switch": {"engaged": bridge.kill_switch.engaged(), "why": bridge.kill_switch.why()},
+        "reflect": {"capacity": {}, "services": [], "incidents": [], "acks": [], "verifications_due": [],
+                    "trends": None, "intents": [], "silent": {}},
+        "plan": {"objectives": [], "tasks": []},
+        "act": {"dispatched": []},
+        "critique": {"ended": [], "tes": {}, "ladder": [], "kpis": [], "experiences": []},
+        "audit_heads": {},
+        "rng": {"version": chassis.rng.VERSION, "seed": None},
+    }  # fmt: skip
+
+
+def summary_of(pulse: Pulse) -> Json:
+    """The pulse in a few figures, as lists show it."""
+    ended = [each for each in pulse.critique.judged if not each.waiting]
+    known = [each.score.tes for each in ended if each.score.tes is not None]
+    worked = [each for each in ended if each.score.worked]
+    note = "" if known else ("no known TES" if worked else "no work ended")
+    return {
+        "id": pulse.id,
+        "started_at": iso(pulse.started_at),
+        "duration_seconds": pulse.duration_seconds,
+        "status": "complete",
+        "planned": sum(each.new for each in pulse.planned),
+        "dispatched": len(pulse.dispatched),
+        "ended": len(ended),
+        "tes": sum(known) / len(known) if known else None,
+        "tes_note": note,
+        "tes_coverage": len(known) / len(worked) if worked else None,
+        "kill_switch": pulse.reflection.kill_switch is not None,
+        "incidents": len(pulse.reflection.incidents or ()),
+        "mood": mood(pulse),
+    }
+
+
+def mood(pulse: Pulse) -> str:
+    """One line for people, the worst first."""
+    found = pulse.reflection
+    if found.kill_switch is not None:
+        return f"stopped by a person: {found.kill_switch or 'no reason given'}"
+    open_incidents = [each for each in found.incidents or () if each.closed_at is None]
+    if open_incidents:
+        return f"trouble with {', '.join(sorted({each.target for each in open_incidents}))}"
+    if found.silent:
+        return f"no answer from {', '.join(sorted(found.silent))}"
+    if pulse.critique.changed:
+        return "; ".join(f"{each.domain} is now at {each.after.name}" for each in pulse.critique.changed)
+    failed = [each for each in pulse.critique.judged if each.score.failed]
+    if failed:
+        return f"{len(failed)} of {len(pulse.critique.judged)} runs failed"
+    if found.incidents:
+        return f"recovered: {', '.join(sorted({each.target for each in found.incidents}))}"
+    if pulse.critique.judged:
+        return f"{len(pulse.critique.judged)} runs ended well"
+    return "quiet"
+
+
+def _head(bridge: Bridge, pulse_id: str, started_at: datetime) -> Json:
+    return {
+        "schema": SCHEMA,
+        "id": pulse_id,
+        "station_id": bridge.station_id,
+        "started_at": iso(started_at),
+        "interval_seconds": bridge.options.pulse_interval_seconds,
+        "versions": {"code": bridge.version, "policy": bridge.policy.digest, "rng": chassis.rng.VERSION},
+    }
+
+
+def _reflect(pulse: Pulse) -> Json:
+    found = pulse.reflection
+    readings = {} if found.capacity is None else found.capacity.readings
+    names = ("cpu_percent", "ram_percent", "swap_percent", "disk_percent")
+    unknown = {
+        "state": "unknown", "unit": "percent", "age_seconds": None, "coverage": None,
+        "note": found.silent.get("governor", "not reported"),
+    }  # fmt: skip
+    capacity = {name: readings[name].to_json() if name in readings else unknown for name in names}
+    return {
+        "capacity": capacity,
+        "services": []
+        if found.health is None
+        else [
+            {"service": each.service, "state": each.state, "age_seconds": each.age_seconds, "detail": each.detail}
+            for each in found.health.services
+        ],
+        "incidents": [
+            {
+                "id": each.id, "class": each.grade, "target": each.target, "symptom": each.symptom,
+                "opened_at": iso(each.opened_at), "closed_at": None if each.closed_at is None else iso(each.closed_at),
+                "action": each.action, "recovered_seconds": each.recovered_seconds, "root_cause": list(each.causes),
+            }
+            for each in found.incidents or ()
+        ],
+        "acks": [
+            {"task_id": task.id, "state": task.state, "status": (task.ack or {}).get("status"), "ack": task.ack}
+            for task in found.acks
+        ],
+        "verifications_due": [each.to_json() for each in pulse.critique.verified],
+        "trends": None
+        if found.trends is None
+        else {"summary": found.trends.summary, "age_seconds": found.trends.age_seconds},
+        "intents": []
+        if found.capacity is None
+        else [
+            {"id": each.id, "kind": each.kind, "domain": each.domain, "reason": each.reason}
+            for each in found.capacity.intents
+        ],
+        "silent": dict(found.silent),
+    }  # fmt: skip
+
+
+def _planned(planned: Planned, states: Mapping[Any, str]) -> Json:
+    task = planned.task
+    fallback = {"go": "ready", "hold": "held", "propose": "proposed", "refuse": "rejected", "record": "recorded"}
+    return {
+        "task_id": task.id,
+        "objective_id": task.objective_id,
+        "objective": task.objective,
+        "domain": task.domain,
+        "procedure": task.procedure,
+        "params": dict(task.params),
+        "level": task.level.name,
+        "state": states.get(task.id, fallback[planned.gated.verdict]),
+        "reason": planned.gated.reason,
+        "new": planned.new,
+        "gates": list(task.gates),
+        "prediction": task.prediction,
+        "draws": list(task.choices),
+        "recalled": list(task.recalled),
+    }
+
+
+def _critique(pulse: Pulse, bridge: Bridge) -> Json:
+    found = pulse.critique
+    calibration = pulse.calibration
+    return {
+        "ended": [_judged(each) for each in found.judged],
+        "tes": {
+            domain: {"value": each.tes, "note": each.note, "failures": each.failures}
+            for domain, each in found.by_domain.items()
+        },
+        "ladder": [rung_json(rung) for rung in bridge.ladder.rungs()],
+        "level_changes": [
+            {"domain": each.domain, "before": each.before.name, "after": each.after.name, "reason": each.reason}
+            for each in found.changed
+        ],
+        "verifications": [each.to_json() for each in found.verified],
+        "kpis": [each.to_json() for each in pulse.kpis],
+        "calibration": {
+            "predictions": calibration.predictions, "brier": calibration.brier, "ece": calibration.ece,
+        },
+        "experiences": list(found.experiences),
+    }  # fmt: skip
+
+
+def _judged(judged: Judged) -> Json:
+    task, score = judged.task, judged.score
+    probe = judged.probed
+    return {
+        "task_id": task.id,
+        "domain": task.domain,
+        "procedure": task.procedure,
+        "level": task.level.name,
+        "rehearsal": task.rehearsal,
+        "state": task.state,
+        "tes": score.tes,
+        "tes_note": judged.waiting or score.note,
+        "worked": score.worked,
+        "stability": score.stability,
+        "velocity": score.velocity,
+        "footprint": score.footprint,
+        "prediction": task.prediction,
+        "probe": None if probe is None else {"verdict": probe.verdict, "prober": probe.prober, "found": probe.found},
+    }
+
+
+def rung_json(rung: Rung) -> Json:
+    standing = rung.standing
+    return {
+        "domain": rung.domain,
+        "level": standing.level.name,
+        "max_level": rung.max_level.name,
+        "reason": rung.decision.reason,
+        "since": standing.reason,
+        "next": rung.decision.next,
+        "run": standing.run,
+        "run_required": rung.run_required,
+        "tes_last": standing.tes_last,
+        "failures_20": standing.failures_in_window,
+        "mean_12": standing.mean,
+        "probation": standing.probation,
+        "evidence": standing.evidence,
+        "frozen": standing.frozen,
+    }
+
+
+def paths(folder: Path, pulse_id: str, started_at: datetime) -> tuple[Path, Path]:
+    """The JSON and the Markdown file of a pulse."""
+    day = folder / f"{started_at:%Y%m%d}"
+    return day / f"{pulse_id}.json", day / f"{pulse_id}.md"
+
+
+def write(folder: Path, pulse_id: str, started_at: datetime, record: Json) -> None:
+    """Both files, each whole. The report can be made again from the record, so only the record is synced."""
+    machine, people = paths(folder, pulse_id, started_at)
+    machine.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(people, report(record).encode(), durable=False)
+    write_whole(machine, canonical_json(record) + b"\n")
+
+
+def forget(folder: Path, pulse_id: str, started_at: datetime) -> None:
+    """Remove both files, and the day's folder once it is empty."""
+    both = paths(folder, pulse_id, started_at)
+    for path in both:
+        path.unlink(missing_ok=True)
+    day = both[0].parent
+    if day.is_dir() and not any(day.iterdir()):
+        day.rmdir()
+
+
+def audit_heads(folder: Path) -> dict[str, str]:
+    """The head of every service's audit chain, as its last whole line gives it."""
+    heads: dict[str, str] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        with path.open("rb") as log:
+            size = log.seek(0, 2)
+            log.seek(max(0, size - 65536))
+            lines = log.read().split(b"\n")[:-1]
+        for line in reversed(lines):
+            marker = line.find(b'"hash":"')
+            if marker >= 0:
+                heads[path.stem] = line[marker + 8 : marker + 72].decode("ascii", "replace")
+                break
+    return heads

@@ -1,0 +1,27 @@
+"""Settings of the CBO (`CALYX_CBO_…`)."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from chassis.settings import ServiceSettings
+
+
+class CboSettings(ServiceSettings):
+    """How often pulses run, how much of them is kept, and how long to wait for others."""
+
+    model_config = SettingsConfigDict(env_prefix="CALYX_CBO_", frozen=True, extra="forbid")
+
+    pulse_interval_seconds: float = Field(60.0, ge=1, le=86_400, description="Time from one pulse to the next.")
+    keep_pulses: int = Field(20_000, ge=10, description="How many pulse records are kept.")
+    reap_seconds: float = Field(
+        1.0, ge=0.2, le=10, description="Time between two sweeps of the task exchange between pulses."
+    )
+    probe_tries: int = Field(
+        3, ge=1, le=100, description="In how many pulses a silent prober is asked before a TES stays unknown."
+    )
+    undo_wait_seconds: float = Field(
+        4.0, ge=0, le=60, description="How long Undo waits for the agent's answer before it says that it goes on."
+    )
+    policy_file: Path | None = Field(None, description="Another policy than the built-in one; unreadable denies all.")

@@ -1,0 +1,171 @@
+"""Between the CBO's values and its messages."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+from calyx.cbo.v1 import cbo_pb2 as pb
+from calyx.common.v1 import common_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from chassis.canonical import Json
+from chassis.clock import parse_iso
+from chassis.domains import Level
+from chassis.errors import InvalidInput
+from chassis.rpc.figures import figure_ok, figure_unknown
+from services.cbo.desk import Undone
+from services.cbo.kpis import Kpi
+from services.cbo.ladder import Rung
+from services.cbo.objectives import Objective, Schedule
+from services.cbo.rows import Row
+from services.cbo.tasks import Task
+
+
+def stamp(moment: datetime | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    made = Timestamp()
+    made.FromDatetime(moment)
+    return made
+
+
+def level_to_wire(level: Level) -> "common_pb2.Level.ValueType":
+    return common_pb2.Level.Value(f"LEVEL_{level.name}")
+
+
+def level_from_wire(level: int) -> Level:
+    """Raises InvalidInput when it was not said."""
+    try:
+        return Level(level)
+    except ValueError as error:
+        raise InvalidInput("name a level: OBSERVE, SUGGEST, GUIDE or EXECUTE") from error
+
+
+def schedule_from_wire(schedule: pb.Schedule) -> Schedule:
+    every = schedule.every.ToTimedelta() if schedule.HasField("every") else None
+    return Schedule(
+        every=every if every else None,
+        at=schedule.at.ToDatetime(tzinfo=UTC) if schedule.HasField("at") else None,
+        every_pulse=schedule.every_pulse,
+    )
+
+
+def objective_to_wire(objective: Objective) -> pb.Objective:
+    schedule = None
+    if objective.schedule.repeats or objective.schedule.at is not None:
+        schedule = pb.Schedule(at=stamp(objective.schedule.at), every_pulse=objective.schedule.every_pulse)
+        if objective.schedule.every is not None:
+            schedule.every.FromTimedelta(objective.schedule.every)
+    return pb.Objective(
+        id=objective.id,
+        text=objective.text,
+        domain=objective.domain,
+        params=dict(objective.params),
+        schedule=schedule,
+        source=objective.source,
+        state=objective.state,
+        created_at=stamp(objective.created_at),
+        last_planned_at=stamp(objective.last_planned_at),
+        tasks=objective.tasks,
+    )
+
+
+def summary_to_wire(summary: Json, now: datetime) -> pb.PulseSummary:
+    started = parse_iso(summary["started_at"])
+    ended = started + timedelta(seconds=summary["duration_seconds"])
+    if summary["tes"] is None:
+        figure = figure_unknown("score", summary["tes_note"] or "no known TES")
+    else:
+        figure = figure_ok(summary["tes"], "score", ended, now, summary["tes_coverage"])
+    return pb.PulseSummary(
+        id=summary["id"],
+        started_at=stamp(started),
+        duration_seconds=summary["duration_seconds"],
+        status=summary["status"],
+        planned=summary["planned"],
+        dispatched=summary["dispatched"],
+        ended=summary["ended"],
+        tes=figure,
+        kill_switch=summary["kill_switch"],
+        incidents=summary["incidents"],
+        mood=summary["mood"],
+    )
+
+
+def task_to_wire(task: Task, verifications: list[Row], undo: tuple[bool, str]) -> pb.Task:
+    return pb.Task(
+        id=task.id,
+        objective_id=task.objective_id,
+        objective=task.objective,
+        domain=task.domain,
+        procedure=task.procedure,
+        owner=task.owner,
+        state=task.state,
+        level=level_to_wire(task.level),
+        attempt=task.attempt,
+        gates=[pb.GateAnswer(gate=each["gate"], answer=each["answer"], reason=each["reason"]) for each in task.gates],
+        prediction=task.prediction,
+        tes=task.tes,
+        tes_note=task.tes_note or ("" if task.scored else "not scored yet"),
+        verifications=[_verification(row) for row in verifications],
+        undo_possible=undo[0],
+        undo_reason=undo[1],
+        plan_digest=task.plan_digest,
+        plan_json=json.dumps((task.ack or {}).get("plan", {})) if task.ack else "",
+        ack_json=json.dumps(task.ack) if task.ack else "",
+        rehearsal_of=task.rehearsal_of,
+        pulse_id=task.pulse_id,
+        ended_pulse_id=task.ended_pulse_id,
+        created_at=stamp(task.created_at),
+        ended_at=stamp(task.ended_at),
+        choices=[
+            f"{each['procedure']}: drew {each['draw']:.3f} from Beta({each['alpha']:.2f}, {each['beta']:.2f}), "
+            f"utility {each['utility']:.3f}"
+            for each in task.choices
+        ],
+    )
+
+
+def _verification(row: Row) -> pb.Verification:
+    return pb.Verification(
+        window=row["window"],
+        verdict=row["verdict"],
+        due_at=stamp(parse_iso(row["due_at"])),
+        probed_at=stamp(None if row["probed_at"] is None else parse_iso(row["probed_at"])),
+        prober=row["prober"],
+        detail=row["detail"],
+    )
+
+
+def rung_to_wire(rung: Rung, hint: str = "") -> pb.LadderEntry:
+    standing = rung.standing
+    return pb.LadderEntry(
+        domain=rung.domain,
+        level=level_to_wire(standing.level),
+        max_level=level_to_wire(rung.max_level),
+        reason=f"{rung.decision.reason} (since: {standing.reason})",
+        run=standing.run,
+        run_required=rung.run_required,
+        tes_last=standing.tes_last,
+        failures_20=standing.failures_in_window,
+        mean_12=standing.mean,
+        probation=standing.probation,
+        evidence=standing.evidence,
+        frozen=standing.frozen,
+        next=f"{rung.decision.next}; {hint}" if hint else rung.decision.next,
+        changed_at=stamp(rung.changed_at),
+    )
+
+
+def kpi_to_wire(kpi: Kpi, now: datetime) -> pb.Kpi:
+    if kpi.value is None:
+        figure = figure_unknown(kpi.unit, kpi.note)
+        figure.coverage = kpi.coverage
+    else:
+        figure = figure_ok(kpi.value, kpi.unit, now, now, kpi.coverage)
+    return pb.Kpi(name=kpi.name, target=kpi.target, value=figure, verdict=kpi.verdict, note=kpi.note)
+
+
+def undone_to_wire(undone: Undone) -> pb.UndoResponse:
+    return pb.UndoResponse(
+        done=undone.done, detail=undone.detail, steps=list(undone.steps), undo_task_id=undone.task_id
+    )
