@@ -9,7 +9,7 @@ import structlog
 
 from chassis.audit import Audit
 from chassis.clock import Clock
-from chassis.errors import CalyxError, InvalidInput, NotFound, Refused
+from chassis.errors import CalyxError, InvalidInput, NotFound, Refused, Unavailable
 from chassis.ids import Ids
 from chassis.layout import SERVICES, Layout
 from chassis.periodic import Periodic
@@ -45,6 +45,7 @@ CRITICAL_REPORTERS = frozenset({"cbo", "memory", "governor", "operator"})
 QUICK_SECONDS, PATIENT_SECONDS = 1.0, 3.0
 GOOD_AFTER_SECONDS = 60.0
 MAX_SYMPTOM = 2000
+LATE_AFTER_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,7 @@ class Ports:
     runtime: Runtime
     machine: Machine
     audit: Audit
-    sleeping: Callable[[], frozenset[str]] = field(default=frozenset)
+    sleeping: Callable[[str], bool] = field(default=lambda _target: False)
     tally: Tally = field(default_factory=NoTally)
 
 
@@ -219,7 +220,7 @@ class Guardian:
     def _held(self, target: str, process: TargetState, now: datetime) -> str:
         if self._maintenance.covers(now):
             return "planned downtime"
-        if process.state != "failed" and target in self._ports.sleeping():
+        if process.state != "failed" and self._ports.sleeping(target):
             return "the governor put it to sleep"
         return ""
 
@@ -396,9 +397,8 @@ class Guardian:
     def health(self, slots_since: datetime | None = None) -> Overview:
         """What is known now. The guardian's own row is up while its rounds are on time."""
         mono, now = self._clock.monotonic(), self._clock.now()
-        sleeping = self._ports.sleeping()
         with self._lock:
-            rows = {t: self._view(t, mono, now, t in sleeping) for t in self._tracks}
+            rows = {t: self._view(t, mono, now, self._ports.sleeping(t)) for t in self._tracks}
             rows[SELF] = self._own_row(mono, now)
             order = [s for s in (*SERVICES, *self._tracks) if s in rows]
             return Overview(
@@ -407,6 +407,12 @@ class Guardian:
                 slots_from=self._slots.since,
                 quarantined=tuple(t for t, track in self._tracks.items() if track.quarantined),
             )
+
+    def check(self) -> None:
+        """For the health endpoint: raises Unavailable while the probe rounds are late."""
+        since = self._clock.monotonic() - (self._began if self._round_at is None else self._round_at)
+        if since > LATE_AFTER_SECONDS + self._interval:
+            raise Unavailable(f"the last probe round was {since:.0f} s ago")
 
     def state_of(self, service: str) -> str | None:
         """For `service_health` probes: the state as `health` says it; None for what is no service."""

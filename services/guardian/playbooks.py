@@ -67,6 +67,10 @@ def load_playbooks(folder: Path) -> Mapping[Action, Playbook]:
     return found
 
 
-def terms_of(playbooks: Mapping[Action, Playbook]) -> Terms:
+def terms_of(playbooks: Mapping[Action, Playbook], *, grace_seconds: float = Terms().grace_seconds) -> Terms:
     """The guardian's terms with the attempts that the playbooks allow."""
-    return Terms(restarts=playbooks["restart"].max_attempts, failed_starts=playbooks["rollback"].max_attempts)
+    return Terms(
+        grace_seconds=grace_seconds,
+        restarts=playbooks["restart"].max_attempts,
+        failed_starts=playbooks["rollback"].max_attempts,
+    )

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from chassis.settings import ServiceSettings
@@ -17,12 +17,15 @@ class GuardianSettings(ServiceSettings):
     runtime: Literal["supervisord", "broker"] = Field(
         "supervisord", description="What starts and stops the services: supervisord or the Docker broker."
     )
-    supervisord_socket: Path | None = Field(
-        None, description="supervisord's unix socket; unset: `<station>/run/supervisor.sock`."
+    supervisor_socket: Path | None = Field(
+        None,
+        # `calyx up` tells supervisord and the guardian the same by one variable.
+        validation_alias=AliasChoices("CALYX_GUARDIAN_SUPERVISOR_SOCKET", "CALYX_SUPERVISOR_SOCKET"),
+        description="supervisord's unix socket; unset: CALYX_SUPERVISOR_SOCKET, else `<station>/run/supervisor.sock`.",
     )
     broker_socket: Path = Field(Path("/run/calyx-broker/broker.sock"), description="The Docker broker's unix socket.")
     probe_seconds: float = Field(3.0, ge=1, le=60, description="Time between two rounds of health probes.")
-    grace_seconds_start: float = Field(
+    start_grace_seconds: float = Field(
         15.0, ge=1, le=300, description="How long a service that was just started may take to answer."
     )
 

@@ -1,0 +1,248 @@
+"""The diagnostics domain: looks at the station and writes a report.
+
+Procedures: `quick` reads the databases' headers and checks small ones; `full` checks every database and asks
+memory to verify itself. A report is measured when it is written, so a plan names its files but not their
+content: `after_sha256` is null and the size 0 in both rehearsal and approval. A run under an approval writes
+to the name that its rehearsal planned.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from chassis.canonical import Json, canonical_json, sha256_hex
+from chassis.clock import Clock, iso
+from chassis.errors import CalyxError
+from chassis.exchange.manifest import Manifest
+from chassis.layout import Layout
+from chassis.work import Change, Effects, Outcome, Plan
+from services.guardian.evidence import Machine
+from services.guardian.guardian import Overview
+
+Result = Literal["ok", "warn", "fail", "unknown"]
+KEPT_REPORTS = 1500
+"""A day of them at one a minute, so that a report can still be checked a day later."""
+QUICK_CHECK_BYTES = 4 * 1024 * 1024
+LOW_DISK_BYTES = 512 * 1024 * 1024
+HIGH_RAM_PERCENT = 90.0
+MAX_DRIFT_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One thing looked at."""
+
+    check: str
+    result: Result
+    found: str
+
+
+class Diagnostics:
+    """`overview` is the guardian's own table; `verify_memory` says (ok, in a line) or raises CalyxError.
+
+    `file_seconds` gives a file's modification time since the epoch, or None where that clock is not this one.
+    Params: `folder`, where the reports go (default: the station's reports/diagnostics).
+    """
+
+    domain = "diagnostics"
+    procedures = ("quick", "full")
+
+    def __init__(
+        self,
+        layout: Layout,
+        clock: Clock,
+        machine: Machine,
+        overview: Callable[[], Overview],
+        verify_memory: Callable[[], tuple[bool, str]],
+        station_id: str,
+        file_seconds: Callable[[Path], float | None] = lambda path: path.stat().st_mtime,
+    ) -> None:
+        self._layout, self._clock, self._machine = layout, clock, machine
+        self._overview, self._verify_memory, self._station_id = overview, verify_memory, station_id
+        self._file_seconds = file_seconds
+        self._began, self._began_at = clock.monotonic(), clock.now()
+
+    def rehearse(self, task: Manifest, scratch: Path) -> Plan:
+        """Write the report into scratch only."""
+        report = self._write(task, scratch)
+        targets = self._targets(task)
+        creates = [
+            Change(op="create", target=str(target), before_sha256=None, after_sha256=None, size_bytes=0)
+            for target in targets
+        ]
+        removes = [
+            Change(
+                op="remove",
+                target=str(old),
+                before_sha256=sha256_hex(old.read_bytes()),
+                after_sha256=None,
+                size_bytes=old.stat().st_size,
+            )
+            for old in self._oldest(task)
+        ]
+        return Plan(
+            changes=(*creates, *removes),
+            claims=self._claims(task, report[0]),
+            notes="the report's content is measured at run time; the plan fixes its files",
+        )
+
+    def perform(self, task: Manifest, scratch: Path, effects: Effects) -> Outcome:
+        """Write the report, then put it in place and drop the oldest beyond the kept ones."""
+        started = self._clock.monotonic()
+        written, targets = self._write(task, scratch), self._targets(task)
+        claims = tuple({**claim, "target": str(targets[0])} for claim in self._claims(task, written[0]))
+        size = sum(path.stat().st_size for path in written)
+        targets[0].parent.mkdir(parents=True, exist_ok=True)
+        for source, target in zip(written, targets, strict=True):
+            effects.create(target, source)
+        for old in self._oldest(task):
+            effects.remove(old)
+        cost = {"seconds": self._clock.monotonic() - started, "bytes_written": float(size)}
+        return Outcome(detail=f"report in {targets[0].name}", claims=claims, cost=cost)
+
+    def stage_drill(self, folder: Path, procedure: str) -> Mapping[str, str]:
+        (folder / "older-report.json").write_text('{"schema":"calyx.diagnostics/1"}\n')
+        return {"folder": str(folder)}
+
+    def _folder(self, task: Manifest) -> Path:
+        given = task.params.get("folder")
+        return Path(given) if given else self._layout.root / "reports" / "diagnostics"
+
+    def _targets(self, task: Manifest) -> tuple[Path, Path]:
+        name = task.rehearsal_of or task.task_id
+        folder = self._folder(task)
+        return folder / f"{name}.json", folder / f"{name}.md"
+
+    def _oldest(self, task: Manifest) -> list[Path]:
+        """The one report (both files) to drop for this one; names order by pulse, hence by time."""
+        kept = sorted(self._folder(task).glob("*.json"))
+        names = [path for path in kept if path not in self._targets(task)]
+        if len(names) < KEPT_REPORTS:
+            return []
+        return [path for path in (names[0], names[0].with_suffix(".md")) if path.is_file()]
+
+    def _claims(self, task: Manifest, report: Path) -> tuple[Json, ...]:
+        data = report.read_bytes()
+        return (
+            {
+                "kind": "file_digest",
+                "target": str(report),
+                "expect": {"sha256": sha256_hex(data), "size": str(len(data))},
+            },
+            {
+                "kind": "json_fields",
+                "target": str(report),
+                "expect": {"station_id": self._station_id, "task_id": str(task.task_id)},
+            },
+        )
+
+    # --- the report ----------------------------------------------------------------------------------------
+
+    def _write(self, task: Manifest, scratch: Path) -> tuple[Path, Path]:
+        now = self._clock.now()
+        report, text = scratch / "report.json", scratch / "report.md"
+        report.write_bytes(b"")  # its time is compared with the clock below
+        items = list(self._look(task.procedure == "full", report))
+        worst: Result = max((i.result for i in items), key=("ok", "unknown", "warn", "fail").index, default="unknown")
+        value = {
+            "schema": "calyx.diagnostics/1",
+            "station_id": self._station_id,
+            "task_id": str(task.task_id),
+            "procedure": task.procedure,
+            "at": iso(now),
+            "result": worst,
+            "items": [asdict(item) for item in items],
+        }
+        report.write_bytes(canonical_json(value) + b"\n")
+        text.write_text(_markdown(task, now, worst, items))
+        return report, text
+
+    def _look(self, full: bool, written: Path) -> Iterator[Item]:
+        yield self._disk()
+        yield self._memory()
+        overview = self._overview()
+        for row in overview.services:
+            results: dict[str, Result] = {"up": "ok", "sleeping": "ok", "starting": "warn", "unknown": "unknown"}
+            age = "never" if row.age_seconds is None else f"{row.age_seconds:.0f} s ago"
+            found = f"{row.state}, probed {age}" + (f": {row.detail}" if row.detail else "")
+            yield Item(check=f"service {row.service}", result=results.get(row.state, "fail"), found=found)
+        for database in sorted(self._layout.root.glob("*/*.sqlite")):
+            yield self._database(database, full)
+        if full:
+            yield self._verified_memory()
+        yield self._wall_clock()
+        yield self._file_clock(written)
+
+    def _disk(self) -> Item:
+        free, used = self._machine.disk_free_bytes(), self._machine.disk_percent()
+        if free is None or used is None:
+            return Item(check="disk", result="unknown", found="the station's file system can't be read")
+        low = free < LOW_DISK_BYTES
+        return Item(
+            check="disk", result="warn" if low else "ok", found=f"{used:.1f} % used, {free // 1024**2} MiB free"
+        )
+
+    def _memory(self) -> Item:
+        ram = self._machine.ram_percent()
+        if ram is None:
+            return Item(check="memory", result="unknown", found="can't be read")
+        return Item(check="memory", result="warn" if ram > HIGH_RAM_PERCENT else "ok", found=f"{ram:.1f} % used")
+
+    def _database(self, path: Path, full: bool) -> Item:
+        check = f"database {path.parent.name}/{path.name}"
+        try:
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                header = file.read(16)
+            if size and header != b"SQLite format 3\0":
+                return Item(check=check, result="fail", found="its header is not SQLite's")
+            if not full and size > QUICK_CHECK_BYTES:
+                return Item(check=check, result="ok", found=f"{size} bytes, header only (`full` checks the rest)")
+            with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=2.0)) as database:
+                answer = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            return Item(check=check, result="unknown", found=f"could not be checked: {error}")
+        except sqlite3.DatabaseError as error:
+            return Item(check=check, result="fail", found=str(error))
+        except OSError as error:
+            return Item(check=check, result="unknown", found=f"could not be read: {error.strerror}")
+        return Item(check=check, result="ok" if answer == "ok" else "fail", found=f"{size} bytes, integrity {answer}")
+
+    def _verified_memory(self) -> Item:
+        try:
+            ok, found = self._verify_memory()
+        except CalyxError as error:
+            return Item(check="memory store", result="unknown", found=error.message)
+        return Item(check="memory store", result="ok" if ok else "fail", found=found)
+
+    def _wall_clock(self) -> Item:
+        passed = self._clock.monotonic() - self._began
+        drift = (self._clock.now() - self._began_at).total_seconds() - passed
+        found = f"{drift:+.3f} s against the monotonic clock over {passed:.0f} s"
+        return Item(check="wall clock", result="ok" if abs(drift) <= MAX_DRIFT_SECONDS else "warn", found=found)
+
+    def _file_clock(self, written: Path) -> Item:
+        seconds = self._file_seconds(written)
+        if seconds is None:
+            return Item(check="file system clock", result="unknown", found="not compared here")
+        off = seconds - self._clock.now().timestamp()
+        result: Result = "ok" if abs(off) <= MAX_DRIFT_SECONDS else "warn"
+        return Item(check="file system clock", result=result, found=f"{off:+.3f} s against the wall clock")
+
+
+def _markdown(task: Manifest, now: datetime, worst: str, items: list[Item]) -> str:
+    lines = [
+        f"# Diagnostics {task.task_id}",
+        "",
+        f"{iso(now)}, procedure {task.procedure}: **{worst}**",
+        "",
+        "| what | result | found |",
+        "|---|---|---|",
+        *(f"| {i.check} | {i.result} | {i.found.replace('|', '/').replace(chr(10), ' ')} |" for i in items),
+    ]
+    return "\n".join(lines) + "\n"
