@@ -1,5 +1,6 @@
 """Reversibility: what was there before each change, written down before the change."""
 
-from chassis.journal.journal import Journal, UndoReport
+from chassis.journal.journal import Journal, Session, TaskStatus, UndoReport
+from chassis.journal.targets import consent_within
 
-__all__ = ["Journal", "UndoReport"]
+__all__ = ["Journal", "Session", "TaskStatus", "UndoReport", "consent_within"]

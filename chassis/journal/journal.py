@@ -1,10 +1,21 @@
-"""The journal of one station (being built)."""
+"""The journal of one station: sessions of effects, their undo, and what a crash left."""
 
-from collections.abc import Callable
+import contextlib
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
-from chassis.clock import Clock
+from chassis.canonical import Json
+from chassis.clock import Clock, iso, parse_iso
+from chassis.errors import CalyxError, NotFound, Refused
+from chassis.exchange.moves import names
+from chassis.journal import undo as way_back
+from chassis.journal.effects import Fault, Guard, JournaledEffects
+from chassis.journal.records import State, TaskJournal, TaskLog
+from chassis.journal.recovery import settle
+from chassis.journal.targets import Consent, Locks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,17 +27,179 @@ class UndoReport:
     steps: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskStatus:
+    """`outcome` is what `Session.finish` was given; `changes` are those that stand in the world now."""
+
+    state: State
+    epoch: int
+    changes: tuple[Json, ...]
+    outcome: Json | None
+
+
+class Session(JournaledEffects):
+    """The effects of one claim, from begin to finish."""
+
+    def finish(self, outcome: Json) -> None:
+        """The task's effects are all there. Kept, so that a redelivered task is answered, not done twice."""
+        self._log.append("finished", outcome=outcome)
+        self._log.close()
+        self._fault("finished")
+
+
+def no_fault(_step: str) -> None:
+    """Where tests inject a crash."""
+
+
 class Journal:
-    """Undo for every change that went through it."""
+    """Undo for every change that went through it. One folder per task, 0700; all processes may share the root."""
 
-    def __init__(self, root: Path, clock: Clock, consent: Callable[[Path], None]) -> None:
-        self._root, self._clock, self._consent = root, clock, consent
+    def __init__(self, root: Path, clock: Clock, consent: Consent, fault: Fault = no_fault) -> None:
+        self._root, self._clock, self._consent, self._fault = root, clock, consent, fault
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name in (".locks", ".open"):
+            (root / name).mkdir(mode=0o700, exist_ok=True)
+        self._locks = Locks(root / ".locks", clock)
 
-    def undo(self, task_id: str, dry_run: bool = False) -> UndoReport:
-        raise NotImplementedError
+    def _log(self, task_id: str) -> TaskLog:
+        return TaskLog(self._root, task_id, self._clock)
+
+    @contextlib.contextmanager
+    def session(self, task_id: str, epoch: int, guard: Guard) -> Iterator[Session]:
+        """Effects for this claim; the task is locked meanwhile (Unavailable if another process has it).
+
+        Raises Refused when an earlier attempt's changes still stand: undo them first.
+        """
+        log = self._log(task_id)
+        log.start()
+        with log.owned():
+            journal = log.read()
+            if journal.state == "undoing" or journal.standing or journal.half_done:
+                raise Refused(f"task {task_id} has changes of an earlier attempt in place; undo them first")
+            log.append("begin", task_id=task_id, epoch=epoch)
+            yield Session(log, self._locks, self._consent, guard, epoch, self._fault, len(journal.entries) + 1)
+
+    def status(self, task_id: str) -> TaskStatus:
+        journal = self._log(task_id).read()
+        changes = tuple(change(entry.intent) for entry in journal.standing)
+        return TaskStatus(state=journal.state, epoch=journal.epoch, changes=changes, outcome=journal.outcome)
 
     def can_undo(self, task_id: str) -> tuple[bool, str]:
-        raise NotImplementedError
+        """Cheap: what the records say. `undo(dry_run=True)` looks at the world as well."""
+        return _undoable(self._log(task_id).read())
+
+    def undo(self, task_id: str, dry_run: bool = False) -> UndoReport:
+        """Restore byte-identical content, mode and owner. Raises Drifted (nothing touched), Refused, NotFound."""
+        log = self._log(task_id)
+        journal = log.read()
+        if journal.state == "none":
+            raise NotFound(f"nothing was journaled for task {task_id}")
+        possible, reason = _undoable(journal)
+        if not possible:
+            raise Refused(reason)
+        with log.owned(), self._locks.held(_targets(journal), task_id, journal.epoch):
+            journal = log.read()
+            if journal.state == "undone":
+                raise Refused(f"task {task_id} was undone meanwhile")
+            for entry in [] if dry_run else journal.half_done:
+                settle(log, entry)
+            standing = log.read().standing
+            steps = way_back.check(log, standing)
+            if dry_run:
+                return UndoReport(done=False, detail=f"{len(steps)} changes can be undone", steps=steps)
+            self._way_back(log, journal)
+            return UndoReport(done=True, detail=f"{len(steps)} changes undone", steps=steps)
+
+    def _way_back(self, log: TaskLog, journal: TaskJournal) -> None:
+        if journal.state != "undoing":
+            log.start()
+            log.append("undo")
+        for entry in reversed(log.read().standing):
+            way_back.act(log, entry, self._fault)
+        log.append("undone")
+        log.close()
 
     def recover(self) -> list[str]:
-        raise NotImplementedError
+        """Settle what crashed processes left half done; what a living one works on is left alone. One line each."""
+        lines: list[str] = []
+        for task_id in names(self._root / ".open"):
+            log = self._log(task_id)
+            if not log.folder.is_dir():
+                log.close()
+                continue
+            with log.held() as ours:
+                if not ours:
+                    continue
+                try:
+                    lines += [f"{task_id}: {line}" for line in self._recover(log)]
+                except CalyxError as error:
+                    lines.append(f"{task_id}: can't be settled now: {error.message}")
+        return lines
+
+    def _recover(self, log: TaskLog) -> Iterator[str]:
+        journal = log.read()
+        with self._locks.held(_targets(journal), log.task_id, journal.epoch):
+            for entry in journal.half_done:
+                yield settle(log, entry)
+            if journal.state == "undoing":
+                self._way_back(log, journal)
+                yield "the undo that was under way is finished"
+            elif journal.state != "open":
+                log.close()
+
+    def prune(self, max_bytes: int, max_age: timedelta) -> list[str]:
+        """Drop the kept contents of ended tasks, oldest first, until both bounds hold; records stay.
+
+        Returns the ids of tasks that can no longer be undone because of it.
+        """
+        now, ended = self._clock.now(), []
+        for task_id in names(self._root):
+            if task_id.startswith("."):
+                continue
+            log = self._log(task_id)
+            journal = log.read()
+            if journal.state in ("finished", "undone") and not journal.pruned:
+                size = sum(file.stat().st_size for file in log.pre.iterdir()) if log.pre.is_dir() else 0
+                ended.append((parse_iso(journal.ended_at), task_id, size))
+        total, dropped = sum(size for _, _, size in ended), []
+        for at, task_id, size in sorted(ended):
+            if now - at <= max_age and total <= max_bytes:
+                break
+            log = self._log(task_id)
+            with log.held() as ours:
+                if ours:
+                    log.append("pruned", reason=f"its kept contents were dropped on {iso(now)} to bound the journal")
+                    shutil.rmtree(log.pre, ignore_errors=True)
+                    total -= size
+                    dropped.append(task_id)
+        return dropped
+
+
+def change(intent: Json) -> Json:
+    """An intent as `chassis.work.Change` shows it (plus where a rotation went)."""
+    before, after = intent["before"], intent["after"]
+    shown = {
+        "op": intent["op"],
+        "target": intent["target"],
+        "before_sha256": before["sha256"] if before else None,
+        "after_sha256": after["sha256"] if after else None,
+        "size_bytes": (after or before)["size"],
+    }
+    return {**shown, "to": intent["to"]} if "to" in intent else shown
+
+
+def _undoable(journal: TaskJournal) -> tuple[bool, str]:
+    if journal.state == "none":
+        return False, f"nothing was journaled for task {journal.task_id}"
+    if journal.state == "undone":
+        return False, f"task {journal.task_id} was undone already at {journal.ended_at}"
+    if journal.pruned:
+        return False, f"task {journal.task_id} can't be undone: {journal.pruned}"
+    if not journal.standing and not journal.half_done:
+        return False, f"task {journal.task_id} changed nothing"
+    return True, f"{len(journal.standing)} changes"
+
+
+def _targets(journal: TaskJournal) -> list[Path]:
+    found = [Path(entry.intent[key]) for entry in journal.entries for key in ("target", "to") if key in entry.intent]
+    return sorted(set(found))

@@ -1,0 +1,222 @@
+"""Changes to the world, each written down before it is made and confirmed after."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from os.path import lexists  # Path.exists follows links, which a target must never do
+from pathlib import Path
+from typing import Any
+
+from chassis.atomic import fsync_dir
+from chassis.canonical import Json
+from chassis.errors import Drifted, Refused
+from chassis.exchange.moves import move
+from chassis.journal.inverse import inverted_sha256
+from chassis.journal.records import TaskLog
+from chassis.journal.recovery import settle
+from chassis.journal.targets import (
+    Consent,
+    Locks,
+    copy_durably,
+    dress,
+    real_target,
+    refuse_secret,
+    same_file_system,
+    snapshot,
+)
+
+Guard = Callable[[], None]
+"""Raises Refused or LeaseLost when nothing may take effect any more: kill switch, claim, grant."""
+Fault = Callable[[str], None]
+
+
+class JournaledEffects:
+    """`chassis.work.Effects` for one claim of one task."""
+
+    def __init__(
+        self, log: TaskLog, locks: Locks, consent: Consent, guard: Guard, epoch: int, fault: Fault, next_n: int
+    ) -> None:
+        self._log, self._locks, self._consent, self._guard = log, locks, consent, guard
+        self._epoch, self._fault, self._n = epoch, fault, next_n
+        self._changed: set[str] = set()
+
+    @property
+    def files_changed(self) -> int:
+        """Distinct targets changed in this session."""
+        return len(self._changed)
+
+    def create(self, target: Path, source: Path, *, mode: int = 0o644) -> None:
+        target = self._allowed(target)
+        with self._changing(target):
+            if lexists(target):
+                raise Drifted(f"{target} is already there; nothing was changed")
+            after = self._source(source)
+            dirs = [folder for folder in [target.parent, *target.parent.parents] if not folder.exists()]
+            tmp = self._intend("create", target, None, {**after, "mode": mode}, dirs=[str(d) for d in dirs])
+            for folder in reversed(dirs):
+                folder.mkdir()
+                fsync_dir(folder.parent)
+            self._stage(source, tmp, {"mode": mode, "uid": os.geteuid(), "gid": os.getegid()})
+            self._place(target, lambda: _move_new(tmp, target))
+
+    def replace(self, target: Path, source: Path, *, expect_sha256: str | None = None) -> None:
+        target = self._allowed(target)
+        with self._changing(target):
+            before = self._there(target)
+            if expect_sha256 is not None and before["sha256"] != expect_sha256:
+                raise Drifted(f"{target} is not what was expected any more; nothing was changed")
+            like = {key: before[key] for key in ("mode", "uid", "gid")}
+            tmp = self._intend("replace", target, before, {**self._source(source), **like})
+            self._stage(source, tmp, like)
+            kept = self._keep(target, before)
+            self._place(target, lambda: tmp.replace(target), lambda: _untouched(kept, before, target))
+
+    def remove(self, target: Path, *, inverse: Json | None = None) -> None:
+        target = self._allowed(target)
+        with self._changing(target):
+            before = self._there(target)
+            if inverse is not None:
+                inverse = self._verified(inverse, before["sha256"])
+            self._intend("remove", target, before, None, inverse=inverse)
+            kept = self._log.pre / str(self._n)
+            if same_file_system(target.parent, self._log.pre):
+                self._place(target, lambda: move(target, kept), lambda: _untouched(kept, before, target))
+            else:
+                copy_durably(target, kept)
+                dress(kept, before)
+                self._place(target, target.unlink)
+            if inverse is not None:
+                kept.unlink()
+
+    def rotate(self, target: Path, to: Path) -> None:
+        target, to = self._allowed(target), self._allowed(to)
+        with self._changing(target, to):
+            before = self._there(target)
+            if lexists(to):
+                raise Drifted(f"{to} is already there; nothing was changed")
+            if not same_file_system(target.parent, to.parent):
+                raise Refused(f"{to} is on another file system than {target}; a rotation is a rename")
+            empty = self._intend("rotate", target, before, None, to=str(to))
+            os.close(os.open(empty, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+            dress(empty, {key: before[key] for key in ("mode", "uid", "gid")})
+            self._log.append("staged", n=self._n, after=snapshot(empty))
+            self._fault("rotate.staged")
+            self._changed.add(str(to))
+
+            def swap() -> None:
+                to.hardlink_to(target)
+                self._fault("rotate.linked")
+                empty.replace(target)
+
+            self._place(target, swap)
+
+    @contextmanager
+    def _changing(self, *targets: Path) -> Iterator[None]:
+        """Locked, guarded, and settled one way or the other when it raises."""
+        with self._locks.held(targets, self._log.task_id, self._epoch):
+            self._guard()
+            try:
+                yield
+            except Exception:
+                for entry in self._log.read().half_done:
+                    settle(self._log, entry)
+                self._n = len(self._log.read().entries) + 1
+                raise
+
+    def _allowed(self, path: Path) -> Path:
+        target = real_target(path)
+        refuse_secret(target)
+        if target.is_relative_to(self._log.folder.parent.resolve()):
+            raise Refused("the journal itself is never a target")
+        self._consent(target)
+        return target
+
+    @staticmethod
+    def _there(target: Path) -> Json:
+        before = snapshot(target)
+        if before is None:
+            raise Drifted(f"{target} is not there; nothing was changed")
+        return before
+
+    @staticmethod
+    def _source(source: Path) -> Json:
+        if source.is_symlink():
+            raise Refused(f"{source.name} is a link; give the finished file")
+        found = snapshot(source)
+        if found is None:
+            raise Refused(f"the source {source.name} is not there")
+        return {"sha256": found["sha256"], "size": found["size"]}
+
+    def _verified(self, inverse: Json, sha256: str) -> Json:
+        """The inverse with its source's digest, once it has been seen to give these bytes again."""
+        source = real_target(Path(inverse["source"]))
+        found = self._there(source)
+        if inverted_sha256(inverse["codec"], source) != sha256:
+            raise Drifted(f"{source} does not give the bytes of the target again; nothing was changed")
+        return {
+            "kind": "decompress", "codec": inverse["codec"], "source": str(source), "source_sha256": found["sha256"],
+        }  # fmt: skip
+
+    def _sibling(self, target: Path) -> Path:
+        """Where the new content stands beside the target until the rename; found again after a crash by its name."""
+        tag = hashlib.sha256(f"{self._log.task_id}/{self._n}".encode()).hexdigest()[:16]
+        return target.with_name(f".calyx-{tag}.tmp")
+
+    def _intend(self, op: str, target: Path, before: Json | None, after: Json | None, **more: Any) -> Path:
+        tmp = self._sibling(target)
+        self._fault(f"{op}.before_intent")
+        self._log.append(
+            "intent", n=self._n, epoch=self._epoch, op=op, target=str(target), before=before, after=after, tmp=str(tmp),
+            **more,
+        )  # fmt: skip
+        self._fault(f"{op}.intended")
+        return tmp
+
+    def _stage(self, source: Path, tmp: Path, like: Json) -> None:
+        if same_file_system(source, tmp.parent):
+            tmp.unlink(missing_ok=True)
+            move(source, tmp)
+        else:
+            copy_durably(source, tmp)
+        dress(tmp, like)
+        self._fault("staged")
+
+    def _keep(self, target: Path, before: Json) -> Path:
+        """The target's present inode in the journal too (a copy where it can't be linked), before it is replaced."""
+        kept = self._log.pre / str(self._n)
+        kept.unlink(missing_ok=True)
+        if same_file_system(target, self._log.pre):
+            kept.hardlink_to(target)
+        else:
+            copy_durably(target, kept)
+            dress(kept, before)
+        fsync_dir(kept.parent)
+        self._fault("kept")
+        return kept
+
+    def _place(self, target: Path, act: Callable[[], object], verify: Callable[[], None] = lambda: None) -> None:
+        """The change itself: guarded once more right before, committed right after."""
+        self._guard()
+        act()
+        self._fault("placed")
+        verify()
+        fsync_dir(target.parent)
+        self._log.append("commit", n=self._n)
+        self._changed.add(str(target))
+        self._n += 1
+        self._fault("committed")
+
+
+def _untouched(kept: Path, before: Json, target: Path) -> None:
+    """A write between reading and renaming lands in the kept inode: then the change must not stand."""
+    found = kept.stat()
+    if (found.st_size, found.st_mtime_ns) != (before["size"], before["mtime_ns"]):
+        raise Drifted(f"{target} was written to meanwhile; it is put back as it was")
+
+
+def _move_new(tmp: Path, target: Path) -> None:
+    try:
+        move(tmp, target)
+    except FileExistsError:
+        raise Drifted(f"{target} appeared meanwhile; nothing was changed") from None

@@ -1,0 +1,134 @@
+"""One task's journal: an append-only file of records, and what they add up to."""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from chassis.atomic import append_line, fsync_dir, whole_lines
+from chassis.canonical import Json, canonical_json
+from chassis.clock import Clock, iso
+from chassis.errors import InvalidInput, Unavailable
+
+State = Literal["none", "open", "finished", "undoing", "undone"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Entry:
+    """One change: its intent, and how far it got."""
+
+    n: int
+    intent: Json
+    committed: bool = False
+    dropped: bool = False
+    """Rolled back before its commit, or undone since."""
+    join: Json | None = None
+    """For a rotate that is being undone: what had been copied when."""
+
+
+@dataclass(slots=True, kw_only=True)
+class TaskJournal:
+    """What a task's records say."""
+
+    task_id: str
+    state: State = "none"
+    epoch: int = 0
+    entries: list[Entry] = field(default_factory=list)
+    outcome: Json | None = None
+    ended_at: str = ""
+    pruned: str = ""
+
+    @property
+    def standing(self) -> list[Entry]:
+        """Changes that are in the world now."""
+        return [entry for entry in self.entries if entry.committed and not entry.dropped]
+
+    @property
+    def half_done(self) -> list[Entry]:
+        return [entry for entry in self.entries if not entry.committed and not entry.dropped]
+
+
+class TaskLog:
+    """Reads and appends the records of one task under `<journal>/<task_id>/`."""
+
+    def __init__(self, root: Path, task_id: str, clock: Clock) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,119}", task_id):
+            raise InvalidInput(f"{task_id!r} is no task id")
+        self.task_id, self._clock = task_id, clock
+        self.folder = root / task_id
+        self._open_mark = root / ".open" / task_id
+        self._path = self.folder / "records.jsonl"
+
+    @property
+    def pre(self) -> Path:
+        return self.folder / "pre"
+
+    def start(self) -> None:
+        """Make the folder and the mark by which an unfinished task is found again."""
+        for folder in (self.folder, self.pre):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        self._open_mark.touch(mode=0o600)
+        fsync_dir(self._open_mark.parent)
+        fsync_dir(self.folder.parent)
+
+    def close(self) -> None:
+        self._open_mark.unlink(missing_ok=True)
+
+    def append(self, kind: str, **facts: object) -> None:
+        append_line(self._path, canonical_json({"at": iso(self._clock.now()), "kind": kind, **facts}), mode=0o600)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[bool]:
+        """Hold the task; yields False if a living process has it."""
+        fd = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[None]:
+        """Hold the task or raise Unavailable."""
+        with self.held() as ours:
+            if not ours:
+                raise Unavailable(f"task {self.task_id} is being worked on; try again when it has ended")
+            yield
+
+    def read(self) -> TaskJournal:
+        journal = TaskJournal(task_id=self.task_id)
+        by_number: dict[int, Entry] = {}
+        for line in whole_lines(self._path):
+            record = json.loads(line)
+            kind, n = record["kind"], record.get("n", 0)
+            if kind == "begin":
+                journal.state, journal.epoch = "open", record["epoch"]
+            elif kind == "intent":
+                by_number[n] = Entry(n=n, intent=record)
+                journal.entries.append(by_number[n])
+            elif kind == "staged":
+                by_number[n].intent = {**by_number[n].intent, "after": record["after"]}
+            elif kind == "commit":
+                by_number[n].committed = True
+            elif kind in ("rolled_back", "undid"):
+                by_number[n].dropped = True
+            elif kind == "join":
+                by_number[n].join = record
+            elif kind == "finished":
+                journal.state, journal.outcome, journal.ended_at = "finished", record["outcome"], record["at"]
+            elif kind == "undo":
+                journal.state = "undoing"
+            elif kind == "undone":
+                journal.state, journal.ended_at, journal.outcome = "undone", record["at"], None
+            elif kind == "pruned":
+                journal.pruned = record["reason"]
+        return journal

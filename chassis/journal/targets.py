@@ -1,0 +1,175 @@
+"""What may be a target, what is there now, and who may change it: consent, snapshots, fenced locks."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from chassis.atomic import write_json
+from chassis.canonical import Json
+from chassis.clock import Clock
+from chassis.errors import Drifted, LeaseLost, Refused, Unavailable
+
+Consent = Callable[[Path], None]
+"""Raises Refused for a path the station may not change."""
+
+_SECRET_FOLDERS = {".ssh", ".gnupg", ".aws", ".kube", ".password-store", "secrets"}
+_SECRET_NAMES = re.compile(
+    r"\.env(\..*)?|.*\.env|.*\.(pem|key|p12|pfx|kdbx|jks|keystore|token|gpg)|id_(rsa|dsa|ecdsa|ed25519)(_sk)?(\..*)?"
+    r"|\.netrc|\.pgpass|\.git-credentials|authorized_keys",
+    re.IGNORECASE,
+)
+_LOCK_SECONDS = 10.0
+_REMEMBERED_TASKS = 64
+
+
+def consent_within(roots: Sequence[Path]) -> Consent:
+    """Consent for everything under these folders and nothing else. Links in the way are followed first."""
+    allowed = [root.resolve() for root in roots]
+
+    def consent(path: Path) -> None:
+        real = path.parent.resolve() / path.name
+        if not any(real.is_relative_to(root) and real != root for root in allowed):
+            raise Refused(f"{path} is outside the folders this domain may change; allow its path first")
+
+    return consent
+
+
+def refuse_secret(path: Path) -> None:
+    """Raises Refused for key files, credentials and everything under .ssh, .gnupg and the like."""
+    if _SECRET_FOLDERS & {part.lower() for part in path.parts[:-1]} or _SECRET_NAMES.fullmatch(path.name):
+        raise Refused(f"{path.name} looks like a secret; secrets are never a target and never copied")
+
+
+def real_target(path: Path) -> Path:
+    """The one name a target has: absolute, its folder's links followed. A link itself is refused."""
+    if not path.is_absolute() or ".." in path.parts or path.name in ("", "."):
+        raise Refused(f"{path} is not an absolute path of one file")
+    real = path.parent.resolve() / path.name
+    try:
+        str(real).encode()
+    except UnicodeEncodeError as error:
+        raise Refused("a file name that is not UTF-8 can't be journaled") from error
+    if real.is_symlink():
+        raise Refused(f"{path} is a link; links are never changed")
+    return real
+
+
+def snapshot(path: Path) -> Json | None:
+    """What is there: sha256, size, mode, owner, times, inode; None for nothing. Refused if it is no plain file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise Refused(f"{path} can't be read ({error.strerror}); nothing was changed") from error
+    with os.fdopen(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise Refused(f"{path} is not a plain file; nothing was changed")
+        return {
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+            "size": found.st_size,
+            "mode": stat.S_IMODE(found.st_mode),
+            "uid": found.st_uid,
+            "gid": found.st_gid,
+            "mtime_ns": found.st_mtime_ns,
+            "ino": found.st_ino,
+        }
+
+
+def prefix_sha256(path: Path, size: int) -> str | None:
+    """sha256 of the first `size` bytes; None when there are fewer."""
+    digest, left = hashlib.sha256(), size
+    with path.open("rb") as file:
+        while left and (part := file.read(min(left, 1 << 20))):
+            digest.update(part)
+            left -= len(part)
+    return None if left else digest.hexdigest()
+
+
+def dress(path: Path, like: Json) -> None:
+    """Give a file the mode, owner and mtime of a snapshot, durably."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if (found.st_uid, found.st_gid) != (like["uid"], like["gid"]):
+            os.fchown(fd, like["uid"], like["gid"])
+        os.fchmod(fd, like["mode"])
+        if "mtime_ns" in like:
+            os.utime(fd, ns=(found.st_atime_ns, like["mtime_ns"]))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def copy_durably(source: Path, target: Path) -> None:
+    """A new file with the source's bytes, 0600 until it is dressed; an older leftover is overwritten."""
+    target.unlink(missing_ok=True)
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with source.open("rb") as reader, os.fdopen(fd, "wb") as writer:
+        shutil.copyfileobj(reader, writer, 1 << 20)
+        writer.flush()
+        os.fsync(writer.fileno())
+
+
+def same_file_system(one: Path, other: Path) -> bool:
+    return one.stat().st_dev == other.stat().st_dev
+
+
+def stands_still(path: Path) -> None:
+    """Raises Drifted when a recorded path leads elsewhere by now (a folder became a link)."""
+    if path.parent.resolve() != path.parent:
+        raise Drifted(f"{path.parent} leads elsewhere than it did; nothing was touched")
+
+
+class Locks:
+    """One lock per target. Its record remembers the highest epoch of each task that came to it."""
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        self._folder, self._clock = folder, clock
+
+    @contextlib.contextmanager
+    def held(self, targets: Sequence[Path], task_id: str, epoch: int) -> Iterator[None]:
+        """Hold these targets' locks. Raises LeaseLost if a later epoch of the task has been here, Unavailable."""
+        with contextlib.ExitStack() as stack:
+            paths = sorted({self._folder / hashlib.sha256(str(target).encode()).hexdigest() for target in targets})
+            for path in paths:
+                stack.enter_context(self._locked(path))
+                self._fence(path.with_suffix(".epochs"), task_id, epoch)
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self, path: Path) -> Iterator[None]:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = self._clock.monotonic() + _LOCK_SECONDS
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if self._clock.monotonic() >= deadline:
+                        raise Unavailable("the target is locked by another task; nothing was changed") from None
+                    self._clock.wait(0.05)
+            yield
+        finally:
+            os.close(fd)
+
+    def _fence(self, record: Path, task_id: str, epoch: int) -> None:
+        try:
+            epochs = dict(json.loads(record.read_bytes()))
+        except FileNotFoundError:
+            epochs = {}
+        if epochs.get(task_id, 0) > epoch:
+            raise LeaseLost(f"epoch {epochs[task_id]} of task {task_id} has been here; epoch {epoch} may not act")
+        if epochs.get(task_id) != epoch:
+            epochs.pop(task_id, None)
+            kept = list(epochs.items())[-(_REMEMBERED_TASKS - 1) :]
+            write_json(record, [*([k, v] for k, v in kept), [task_id, epoch]], mode=0o600)
