@@ -1,3 +1,1 @@
 """One page for one person: what the station does, how well, and what waits for an answer."""
-
-VERSION = "0.1.0"

@@ -3,6 +3,7 @@
 import os
 import sys
 from datetime import timedelta
+from importlib.metadata import version as installed
 from urllib.parse import urlsplit
 
 import prometheus_client
@@ -19,7 +20,6 @@ from chassis.rpc.auth import Callers
 from chassis.rpc.client import connect
 from chassis.rpc.server import Served, run_service
 from chassis.settings import StationSettings, host_port, load
-from services import dashboard
 from services.dashboard.access import LoginLinks, Sessions, host_allowed
 from services.dashboard.answers import Answers, questions
 from services.dashboard.board import Board
@@ -34,6 +34,7 @@ from services.dashboard.web.app import create_app
 from services.dashboard.web.context import Context
 
 SERVICE = "dashboard"
+VERSION = installed("station-calyx")
 ANYWHERE = ("0.0.0.0", "[::]", "::")  # noqa: S104 — compared with, not bound to
 
 
@@ -63,7 +64,7 @@ def _serve(station: StationSettings, settings: DashboardSettings) -> None:
     def own() -> Own:
         return Own(
             station_id=identity.station_id,
-            version=dashboard.VERSION,
+            version=VERSION,
             started_monotonic=started,
             kill_switch=switch.engaged(),
             kill_switch_why=switch.why(),
@@ -103,14 +104,14 @@ def _serve(station: StationSettings, settings: DashboardSettings) -> None:
         count=lambda route, code: requests.labels(route, str(code)).inc(),
         executor=executor,
         clock=clock,
-        version=dashboard.VERSION,
+        version=VERSION,
         station_id=identity.station_id,
         secure_cookie=settings.public_url.startswith("https://"),
     )
     app = create_app(at)
     run_service(
         service=SERVICE,
-        version=dashboard.VERSION,
+        version=VERSION,
         station=station,
         settings=settings,
         served=[

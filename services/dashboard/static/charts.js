@@ -1,0 +1,94 @@
+// Small drawings: the run-score line with its gaps, the uptime strip, the pulse ring, bars. SVG only.
+
+import { h } from "./dom.js";
+import { number } from "./figures.js";
+
+const W = 640;
+const H = 150;
+const PAD = { left: 30, right: 10, top: 10, bottom: 18 };
+
+/** Run scores by pulse. A pulse without a known score is a gap; a lone one is a dot. */
+export function scoreLine(series, marks) {
+  const known = series.filter((each) => each.value !== null).map((each) => each.value);
+  const low = known.length ? Math.min(90, Math.floor(Math.min(...known) / 10) * 10) : 90;
+  const x = (n) => PAD.left + ((W - PAD.left - PAD.right) * (n + 0.5)) / Math.max(series.length, 12);
+  const y = (value) => PAD.top + ((H - PAD.top - PAD.bottom) * (100 - value)) / (100 - low);
+  const runs = [[]];
+  series.forEach((each, n) => {
+    if (each.value === null) runs.push([]);
+    else runs.at(-1).push([x(n), y(each.value)]);
+  });
+  const path = (run) => run.map(([px, py], n) => `${n ? "L" : "M"}${px.toFixed(1)} ${py.toFixed(1)}`).join("");
+  const dense = series.length > 60;
+  const ticks = low >= 90 ? [90, 95, 100] : [low, Math.round((low + 100) / 20) * 10, 100];
+  const label = known.length
+    ? `Run scores of the last ${series.length} pulses: ${known.length} known, latest ${number(known.at(-1), "score")}, lowest ${number(Math.min(...known), "score")}`
+    : "No run scores yet";
+  return h(
+    "svg",
+    { class: "score-line", viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": label },
+    ticks.map((tick) => [
+      h("line", { class: "grid", x1: PAD.left, x2: W - PAD.right, y1: y(tick), y2: y(tick) }),
+      h("text", { class: "tick", x: PAD.left - 6, y: y(tick) + 3.5, "text-anchor": "end" }, tick),
+    ]),
+    marks.filter(({ at }) => at > low).map(({ at, name }) => [
+      h("line", { class: `mark ${name}`, x1: PAD.left, x2: W - PAD.right, y1: y(at), y2: y(at) }),
+    ]),
+    series.map((each, n) =>
+      each.value === null
+        ? h("line", { class: "gap", x1: x(n), x2: x(n), y1: H - PAD.bottom + 3, y2: H - PAD.bottom + 7 })
+        : null,
+    ),
+    runs.filter((run) => run.length > 1).map((run) => h("path", { class: "run", d: path(run) })),
+    series.map((each, n) =>
+      each.value === null
+        ? null
+        : h("circle", { class: n === series.length - 1 ? "dot last" : "dot", cx: x(n), cy: y(each.value), r: dense ? 1.6 : 2.6 },
+            h("title", {}, `${each.id}: ${number(each.value, "score")}`)),
+    ),
+  );
+}
+
+/** One bar a minute, newest right: up full and green, down full and red, unknown a stub. */
+export function slotStrip(slots, shownSlots = 60) {
+  const bars = slots.padStart(shownSlots, " ").slice(-shownSlots);
+  const names = { u: "up", d: "down", m: "maintenance", "?": "unknown", " ": "before" };
+  const down = [...bars].filter((mark) => mark === "d").length;
+  const known = [...bars].filter((mark) => mark !== " ").length;
+  return h(
+    "svg",
+    { class: "slots", viewBox: "0 0 600 40", role: "img", preserveAspectRatio: "none", "aria-label": `Last ${known} minutes: ${down} down` },
+    [...bars].map((mark, n) => {
+      const tall = mark === "u" || mark === "d" ? 40 : mark === " " ? 4 : 16;
+      return h("rect", { class: `slot ${names[mark] || "unknown"}`, x: n * 10 + 1.5, width: 7, y: 40 - tall, height: tall, rx: 1.5 });
+    }),
+  );
+}
+
+/** The time to the next check-in as a ring that empties. */
+export function pulseRing(left, interval, tone) {
+  const r = 52;
+  const round = 2 * Math.PI * r;
+  const share = left === null ? 0 : Math.max(0, Math.min(1, left / interval));
+  return h(
+    "svg",
+    { class: `ring ${tone}`, viewBox: "0 0 120 120", "aria-hidden": "true" },
+    h("circle", { class: "track", cx: 60, cy: 60, r }),
+    h("circle", {
+      class: "left", cx: 60, cy: 60, r, transform: "rotate(-90 60 60)",
+      "stroke-dasharray": `${(share * round).toFixed(1)} ${round.toFixed(1)}`,
+    }),
+  );
+}
+
+/** 0–100 as a bar; no bar for what is unknown. `warn` and `bad` are percentages. */
+export function bar(value, warn, bad) {
+  const tone = value === null ? "none" : value >= bad ? "bad" : value >= warn ? "warn" : "fine";
+  return h(
+    "svg",
+    { class: `bar ${tone}`, viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" },
+    h("rect", { class: "track", width: 100, height: 6 }),
+    value === null ? null : h("rect", { class: "fill", width: Math.max(0.6, Math.min(100, value)), height: 6 }),
+    h("rect", { class: "limit", x: warn, width: 0.5, height: 6 }),
+  );
+}
