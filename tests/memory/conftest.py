@@ -1,0 +1,40 @@
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from memory_fakes import START, HashEmbedder
+
+from chassis.audit import Audit
+from chassis.clock import VirtualClock
+from services.memory.exact import ExactIndex
+from services.memory.memory import Memory
+from services.memory.minilm import MiniLM
+from services.memory.store import Store
+
+
+@pytest.fixture(scope="session")
+def minilm() -> MiniLM:
+    return MiniLM.packaged()
+
+
+@pytest.fixture
+def make_memory(tmp_path: Path) -> Iterator[Callable[..., Memory]]:
+    """Opens a memory on the test's folder; opening it once more is a restart."""
+    with ExitStack() as opened:
+
+        def make(embedder: Any = None, index: Any = None) -> Memory:
+            embedder = embedder or HashEmbedder()
+            clock = VirtualClock(START)
+            memory = Memory(
+                store=Store(tmp_path / "memory" / "experience.sqlite", durable=False),
+                embedder=embedder,
+                index=index or ExactIndex(embedder.dimension),
+                clock=clock,
+                audit=Audit(tmp_path / "audit" / "memory.jsonl", clock, "memory"),
+            )
+            opened.callback(memory.close)
+            return memory
+
+        yield make
