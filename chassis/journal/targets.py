@@ -10,6 +10,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from chassis.atomic import write_json
 from chassis.canonical import Json
@@ -73,8 +74,11 @@ def snapshot(path: Path) -> Json | None:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise Refused(f"{path} is not a plain file; nothing was changed")
+        sha256 = _prefix(file, found.st_size)  # of this size exactly: a log may grow while it is read
+        if sha256 is None:
+            raise Drifted(f"{path} became shorter while it was read; nothing was changed")
         return {
-            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+            "sha256": sha256,
             "size": found.st_size,
             "mode": stat.S_IMODE(found.st_mode),
             "uid": found.st_uid,
@@ -86,11 +90,15 @@ def snapshot(path: Path) -> Json | None:
 
 def prefix_sha256(path: Path, size: int) -> str | None:
     """sha256 of the first `size` bytes; None when there are fewer."""
-    digest, left = hashlib.sha256(), size
     with path.open("rb") as file:
-        while left and (part := file.read(min(left, 1 << 20))):
-            digest.update(part)
-            left -= len(part)
+        return _prefix(file, size)
+
+
+def _prefix(file: IO[bytes], size: int) -> str | None:
+    digest, left = hashlib.sha256(), size
+    while left and (part := file.read(min(left, 1 << 20))):
+        digest.update(part)
+        left -= len(part)
     return None if left else digest.hexdigest()
 
 
