@@ -21,7 +21,7 @@ from chassis.exchange.grants import Verifier
 from chassis.executor import ThreadExecutor
 from chassis.identity import load_identity
 from chassis.ids import RandomIds
-from chassis.journal import Journal
+from chassis.journal import Journal, consent_within
 from chassis.killswitch import KillSwitch
 from chassis.layout import DEPLOY
 from chassis.periodic import Periodic
@@ -31,7 +31,7 @@ from chassis.rpc.server import Served, run_service
 from chassis.settings import StationSettings, load
 from chassis.worker import Worker
 from services.governor import servicer
-from services.governor.agent import AGENT, consent_under, declared_roots, governor_works, sleep_leases
+from services.governor.agent import AGENT, declared_roots, governor_works, sleep_leases
 from services.governor.cgroup import CgroupMeter
 from services.governor.governor import Governor
 from services.governor.gpu import GpuMeter
@@ -96,7 +96,7 @@ def main() -> None:
             clock=clock,
             cpu_seconds=time.thread_time,
         ),
-        Journal(layout.journal, clock, consent_under(roots)),
+        Journal(layout.journal, clock, consent_within(roots)),
         verifier.valid,
         kill_switch,
         clock,

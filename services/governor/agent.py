@@ -6,7 +6,7 @@ from pathlib import Path
 
 from chassis.clock import Clock
 from chassis.domains import DomainManifest
-from chassis.errors import CalyxError, Refused
+from chassis.errors import CalyxError
 from chassis.exchange.manifest import TASK_ID, TaskId
 from chassis.exchange.port import Exchange
 from chassis.layout import Layout
@@ -29,17 +29,6 @@ def declared_roots(layout: Layout, domains: Iterable[DomainManifest]) -> list[Pa
         if domain.owner == AGENT
         for path in domain.paths
     ]
-
-
-def consent_under(roots: Sequence[Path]) -> Callable[[Path], None]:
-    """A check that raises Refused for a path that lies, links followed, under none of the roots."""
-
-    def consent(path: Path) -> None:
-        real = path.parent.resolve() / path.name
-        if not any(real.is_relative_to(root.resolve()) for root in roots):
-            raise Refused(f"no consent for {path}: it is outside the paths declared by the governor's domains")
-
-    return consent
 
 
 def governor_works(

@@ -50,7 +50,10 @@ class Cleanup:
             changes.append(
                 Change(op="remove", target=str(path), before_sha256=sha256, after_sha256=None, size_bytes=size)
             )
-            claims.append({"kind": "file_digest", "target": str(path), "expect": {"sha256": sha256, "size": str(size)}})
+            claims += [
+                {"kind": "absent", "target": str(copy), "expect": {}},
+                {"kind": "file_digest", "target": str(path), "expect": {"sha256": sha256, "size": str(size)}},
+            ]
         return Plan(changes=tuple(changes), claims=tuple(claims))
 
     def perform(self, task: Manifest, scratch: Path, effects: Effects) -> Outcome:

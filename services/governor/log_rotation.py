@@ -147,13 +147,13 @@ class LogRotation:
         packed = pack(segment, scratch / f"{run.archived:03d}-{target.name}", codec)
         _verify(packed, codec)
         run.bytes_read += packed.content_size + 2 * packed.size
-        if _shape(segment) != shape or packed.content_size != shape[0]:
-            packed.archive.unlink()
-            self._leave(run, segment, "it changed while it was read")
-            return
         if self._holders.writers(segment).state == "held":
             packed.archive.unlink()
             self._leave(run, segment, "it was opened again")
+            return
+        if _shape(segment) != shape or packed.content_size != shape[0]:
+            packed.archive.unlink()
+            self._leave(run, segment, "it changed while it was read")
             return
         effects.create(target, packed.archive, mode=segment.stat().st_mode & 0o777)
         effects.remove(segment, inverse={"kind": "decompress", "codec": codec.name, "source": str(target)})
