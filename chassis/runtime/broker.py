@@ -1,14 +1,16 @@
 """The runtime port over the Docker broker (services/guardian/broker): HTTP on a unix socket."""
 
+import http.client
+import json
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from chassis.clock import parse_iso
 from chassis.errors import NotFound, Refused, ResourceExhausted, Unavailable
 from chassis.runtime.port import TargetState
+from chassis.runtime.unix_http import UnixConnection
 
 
 class BrokerRuntime:
@@ -18,8 +20,7 @@ class BrokerRuntime:
     """
 
     def __init__(self, socket_path: Path, *, timeout_seconds: float = 3.0) -> None:
-        transport = httpx.HTTPTransport(uds=str(socket_path))
-        self._http = httpx.Client(transport=transport, base_url="http://broker", timeout=timeout_seconds)
+        self._socket, self._timeout_seconds = socket_path, timeout_seconds
 
     def targets(self) -> tuple[str, ...]:
         return tuple(str(name) for name in self._ask("GET", "/v1/targets")["targets"])
@@ -47,16 +48,15 @@ class BrokerRuntime:
     def restart(self, target: str) -> None:
         self._ask("POST", f"/v1/targets/{target}/restart")
 
-    def close(self) -> None:
-        self._http.close()
-
     def _ask(self, method: str, path: str) -> Any:
         try:
-            answer = self._http.request(method, path)
-            body = answer.json()
-        except (httpx.HTTPError, ValueError) as error:
+            with closing(UnixConnection(self._socket, self._timeout_seconds)) as connection:
+                connection.request(method, path)
+                answer = connection.getresponse()
+                status, body = answer.status, json.loads(answer.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise Unavailable(f"the Docker broker does not answer: {error}") from error
-        if answer.is_success:
+        if status < 300:
             return body
-        kind = {404: NotFound, 403: Refused, 429: ResourceExhausted}.get(answer.status_code, Unavailable)
-        raise kind(str(body.get("reason", f"the Docker broker answered {answer.status_code}")))
+        kind = {404: NotFound, 403: Refused, 429: ResourceExhausted}.get(status, Unavailable)
+        raise kind(str(body.get("reason", f"the Docker broker answered {status}")))

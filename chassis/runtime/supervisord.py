@@ -39,7 +39,9 @@ class _Transport(xmlrpc.client.Transport):
         self._path, self._timeout_seconds = path, timeout_seconds
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        return UnixConnection(self._path, self._timeout_seconds)
+        connection = UnixConnection(self._path, self._timeout_seconds)
+        self._connection = host, connection  # where the base class finds it to close it
+        return connection
 
 
 class SupervisordRuntime:
