@@ -31,7 +31,7 @@ mirror() {
 }
 
 make_python() {
-  local inputs; inputs=$(digest "$here/build.sh")
+  local inputs; inputs=$( { declare -f make_python; echo "$suite $debian_packages"; } | digest -)
   if is_made_from "$python_image" "$inputs"; then say "$python_image is there"; return; fi
   [ "$(id -u)" = 0 ] || die "debootstrap needs root"
   command -v debootstrap >/dev/null || die "debootstrap is missing: apt-get install debootstrap"
@@ -93,9 +93,9 @@ make_prometheus() {
 
 make_services() {
   say "making the services' images"
-  # The classic builder: BuildKit looks its base image up in a registry even when it is here.
-  DOCKER_BUILDKIT=0 "$(compose)" -f docker-compose.yml -f "$here/compose.offline.yml" --env-file "$here/offline.env" \
-    --progress quiet build
+  "$(compose)" -f docker-compose.yml -f "$here/compose.offline.yml" --env-file "$here/offline.env" \
+    --progress plain build >"$build/services.log" 2>&1 ||
+    { tail -30 "$build/services.log" >&2; die "the build failed; all of it: $build/services.log"; }
 }
 
 compose() { if [ -x .venv/bin/docker-compose ]; then echo .venv/bin/docker-compose; else command -v docker-compose; fi; }

@@ -22,7 +22,7 @@ command -v docker >/dev/null || skip "there is no docker command"
 docker info >/dev/null 2>&1 || skip "no Docker engine answers (docker info)"
 
 export COMPOSE_PROJECT_NAME=calyx-test-$$
-export CALYX_PULSE_INTERVAL=5s
+export CALYX_PULSE_SECONDS=5
 files=(-f docker-compose.yml)
 if [ "$(id -u)" = 0 ] && command -v debootstrap >/dev/null; then
   deploy/offline/build.sh
@@ -55,7 +55,7 @@ down() {
   if [ "$status" != 0 ]; then
     say "FAILED; the containers and their last lines:"
     stack ps -a >&2 || true
-    stack logs --no-color --tail 60 >&2 || true
+    stack logs --no-color --tail 40 2>&1 | cut -c1-600 >&2 || true
   fi
   if [ "${KEEP:-}" = 1 ]; then
     say "left up as $COMPOSE_PROJECT_NAME"

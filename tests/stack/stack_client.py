@@ -20,7 +20,8 @@ T = TypeVar("T")
 def sh(*command: str, check: bool = True) -> str:
     """The program's output. Its errors are the test's."""
     answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert not check or answer.returncode == 0, f"{' '.join(command)}\n{answer.stdout}{answer.stderr}"
+    shown = " ".join("authorization: …" if word.startswith("authorization:") else word for word in command)
+    assert not check or answer.returncode == 0, f"{shown}\n{answer.stdout}{answer.stderr}"
     return answer.stdout
 
 

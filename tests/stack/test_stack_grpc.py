@@ -50,7 +50,7 @@ def test_the_health_of_the_service_is_open_and_says_serving(
 
 def test_three_pulses_pass(stack: Stack) -> None:
     def numbers() -> list[int]:
-        pulses = stack.call("cbo", "calyx.cbo.v1.CboService/ListPulses", {"last": 50}).get("pulses", [])
+        pulses = stack.call("cbo", "calyx.cbo.v1.CboService/ListPulses", {"limit": 50}).get("pulses", [])
         return [int(pulse["id"].removeprefix("bp-")) for pulse in pulses]
 
     first = max(numbers(), default=0)
