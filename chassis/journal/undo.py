@@ -34,7 +34,8 @@ def check(log: TaskLog, entries: list[Entry]) -> tuple[str, ...]:
         target = Path(entry.intent["target"])
         stands_still(target)
         steps.append(_CHECKS[entry.intent["op"]](log, entry, look))
-        seen[target] = entry.intent["before"]
+        before = entry.intent["before"]
+        seen[target] = before if before is None else {**before, "restored": True}
         if entry.intent["op"] == "rotate":
             seen[Path(entry.intent["to"])] = None
     return tuple(steps)
