@@ -11,6 +11,8 @@ from services.memory.embedding import Vectors
 from services.memory.index import Keys, Near, score
 
 CHUNK = 4096
+SLACK = 1e-5
+"""More than the rounding of a float32 dot product of unit vectors; the final order is made in float64."""
 
 
 class ExactIndex:
@@ -39,9 +41,8 @@ class ExactIndex:
         keys = table.keys[:count]
         if among is not None:
             cosines = np.where(np.isin(keys, among), cosines, -np.inf)
-        best = _top(cosines, min(limit, count))
-        best = best[np.isfinite(cosines[best])]
-        return score(vector, keys[best].tolist(), table.rows(best)) if best.size else []
+        best = _top(cosines, limit)
+        return score(vector, keys[best].tolist(), table.rows(best))[:limit] if best.size else []
 
     def keys(self) -> set[int]:
         table = self._table
@@ -107,10 +108,8 @@ class _Table:
 
 
 def _top(cosines: NDArray[np.float32], limit: int) -> NDArray[Any]:
-    """Places of the `limit` highest; among equals at the edge the newest (highest place) win."""
+    """Places of the `limit` highest, and of whatever float32 can't tell from the last of them."""
     if limit >= cosines.size:
-        return np.arange(cosines.size)
+        return np.flatnonzero(np.isfinite(cosines))
     edge = np.partition(cosines, cosines.size - limit)[cosines.size - limit]
-    above = np.flatnonzero(cosines > edge)
-    level = np.flatnonzero(cosines == edge)
-    return np.concatenate([above, level[level.size - (limit - above.size) :]])
+    return np.flatnonzero(np.isfinite(cosines) & (cosines >= edge - SLACK))

@@ -53,9 +53,13 @@ VectorSource = Callable[[Sequence[int]], dict[int, bytes]]
 
 
 def score(vector: Vectors, keys: Sequence[int], vectors: Vectors) -> list[Near]:
-    """Exact cosines in float64, best first, ties newest first."""
+    """Exact cosines in float64, best first, ties newest first.
+
+    Rounded to 12 decimals: the last bits of a dot product depend on where in the matrix a row happens to lie.
+    """
     wide = vectors.astype(np.float64)
     asked = vector.astype(np.float64)
     cosines = (wide @ asked) / (np.linalg.norm(wide, axis=1) * np.linalg.norm(asked))
+    cosines = np.round(cosines, 12)
     order = np.lexsort((-np.asarray(keys, dtype=np.int64), -cosines))
     return [Near(key=int(keys[i]), cosine=float(min(1.0, max(-1.0, cosines[i])))) for i in order]

@@ -30,7 +30,7 @@ def make_memory(tmp_path: Path) -> Iterator[Callable[..., Memory]]:
             memory = Memory(
                 store=Store(tmp_path / "memory" / "experience.sqlite", durable=False),
                 embedder=embedder,
-                index=index or ExactIndex(embedder.dimension),
+                index=ExactIndex(embedder.dimension) if index is None else index,
                 clock=clock,
                 audit=Audit(tmp_path / "audit" / "memory.jsonl", clock, "memory"),
             )
