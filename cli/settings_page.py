@@ -30,7 +30,7 @@ def discovered() -> list[type[BaseSettings]]:
             if importlib.util.find_spec(f"services.{service}") is None or importlib.util.find_spec(module) is None:
                 continue
             for _name, cls in inspect.getmembers(importlib.import_module(module), inspect.isclass):
-                if issubclass(cls, ServiceSettings) and cls is not ServiceSettings and cls not in found:
+                if issubclass(cls, BaseSettings) and cls.__module__.startswith("services.") and cls not in found:
                     found.append(cls)
     return found
 

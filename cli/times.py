@@ -5,19 +5,24 @@ from datetime import UTC, datetime, timedelta
 
 from chassis.errors import InvalidInput
 
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min|m|h|d)")
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|min|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+LONGEST_SECONDS = 10 * 366 * 86400.0
 
 
 def parse_span(text: str) -> float:
     """Seconds in `90s`, `10m`, `1h30m`, `2d` or a bare number of seconds. Raises InvalidInput."""
     stripped = text.strip().replace(" ", "")
-    if re.fullmatch(r"\d+(\.\d+)?", stripped):
-        return float(stripped)
     parts = _PART.findall(stripped)
-    if not parts or "".join(number + unit for number, unit in parts) != stripped:
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", stripped):
+        seconds = float(stripped)
+    elif parts and "".join(number + unit for number, unit in parts) == stripped:
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    else:
         raise InvalidInput(f"{text!r} is not a time span; write 90s, 10m, 1h30m or 2d")
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    if seconds > LONGEST_SECONDS:
+        raise InvalidInput(f"{text!r} is longer than ten years; write 90s, 10m, 1h30m or 2d")
+    return seconds
 
 
 def parse_moment(text: str, now: datetime, *, ago: bool) -> datetime:

@@ -49,7 +49,7 @@ class Endpoints:
         All are held open until the last is chosen, so that no two are the same.
         """
         with contextlib.ExitStack() as held:
-            page = _take(held, dashboard)
+            page = _take(held, dashboard) if dashboard else _again(held, str(before.get("dashboard", "")))
             if page is None:
                 raise Refused(
                     f"port {dashboard} is taken, so the dashboard can't be served; "

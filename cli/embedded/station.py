@@ -67,7 +67,7 @@ def start(layout: Layout, clock: Clock, *, port: int, pulse_seconds: float, prog
         conf = supervisord.write_conf(layout)
         maintenance.end(layout, clock)
         progress("starting supervisord")
-        supervisord.start(conf, chosen.environment(layout, pulse_seconds))
+        supervisord.start(layout, conf, chosen.environment(layout, pulse_seconds))
         try:
             _wait_until_serving(layout, chosen, clock, progress)
         except (CalyxError, KeyboardInterrupt):

@@ -40,7 +40,7 @@ stopwaitsecs={STOP_WAIT_SECONDS}
 stopasgroup=false
 killasgroup=true
 redirect_stderr=true
-stdout_logfile=%(ENV_CALYX_STATION_DIR)s/logs/{service}.out
+stdout_logfile=logs/{service}.out
 stdout_logfile_maxbytes=256KB
 stdout_logfile_backups=1
 """
@@ -100,7 +100,7 @@ class Supervisor(SupervisordRuntime):
         return pid
 
 
-def start(conf: Path, environment: Mapping[str, str]) -> None:
+def start(layout: Layout, conf: Path, environment: Mapping[str, str]) -> None:
     """Start supervisord in the background. Raises Unavailable with its own words when it would not."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(conf)],
@@ -109,7 +109,7 @@ def start(conf: Path, environment: Mapping[str, str]) -> None:
         capture_output=True,
         text=True,
         check=False,
-        cwd="/",
+        cwd=layout.root,
     )
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines()
