@@ -1,5 +1,6 @@
 """`python -m services.guardian`: reads the settings and wires the guardian on this machine."""
 
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import version as version_of
@@ -68,6 +69,7 @@ def main() -> None:
         ),
         playbooks,
         version=version,
+        pid=os.getpid(),
         interval_seconds=settings.probe_seconds,
         terms=terms_of(playbooks, grace_seconds=settings.start_grace_seconds),
     )

@@ -86,13 +86,14 @@ class Guardian:
         playbooks: Mapping[Action, Playbook],
         *,
         version: str = "",
+        pid: int | None = None,
         interval_seconds: float = 3.0,
         targets: Sequence[str] = TARGETS,
         terms: Terms | None = None,
     ) -> None:
         self._layout, self._clock, self._ports = layout, clock, ports
         self._playbooks, self._terms = playbooks, terms or terms_of(playbooks)
-        self._version, self._interval = version, interval_seconds
+        self._version, self._pid, self._interval = version, pid, interval_seconds
         self._lock, self._acting = threading.RLock(), threading.Lock()
         self._began, self._began_at = clock.monotonic(), clock.now()
         self._next_round = self._began
@@ -432,7 +433,7 @@ class Guardian:
         )
 
     def _own_row(self, mono: float, now: datetime) -> Health:
-        probe = Probe(service=SELF, state="serving", version=self._version, started_at=self._began_at)
+        probe = Probe(service=SELF, state="serving", version=self._version, pid=self._pid, started_at=self._began_at)
         at = None if self._round_at is None else now - timedelta(seconds=mono - self._round_at)
         own = Row(service=SELF, probe=probe, probed=self._round_at, probed_at=at, last_up_at=at)
         return view(
