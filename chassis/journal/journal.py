@@ -77,7 +77,13 @@ class Journal:
             if journal.state == "undoing" or journal.standing or journal.half_done:
                 raise Refused(f"task {task_id} has changes of an earlier attempt in place; undo them first")
             log.append("begin", task_id=task_id, epoch=epoch)
-            yield Session(log, self._locks, self._consent, guard, epoch, self._fault, len(journal.entries) + 1)
+            try:
+                yield Session(log, self._locks, self._consent, guard, epoch, self._fault, len(journal.entries) + 1)
+            except Exception:
+                journal = log.read()
+                if not journal.standing and not journal.half_done:
+                    log.close()  # it changed nothing: nothing to recover
+                raise
 
     def status(self, task_id: str) -> TaskStatus:
         journal = self._log(task_id).read()
