@@ -91,6 +91,8 @@ check-locks: setup
 
 check-compose: setup
 	@$(BIN)/docker-compose -f docker-compose.yml config -q
+	$(BIN)/docker-compose -f docker-compose.yml -f deploy/offline/compose.offline.yml --env-file deploy/offline/offline.env config -q
+	deploy/prometheus/check.sh
 
 proto: setup
 	@PYTHON=../$(BIN)/python protos/generate.sh
