@@ -162,7 +162,7 @@ def _ending(evidence: Evidence) -> list[Cause]:
             Cause(
                 cause="its process runs but does not answer: hung, stopped by a signal, or starved of CPU",
                 confidence=0.5,
-                evidence=(evidence.answer, *evidence.errors[-1:]),
+                evidence=(evidence.answer or "the runtime says: running", *evidence.errors[-1:]),
                 disproved_by="an answer to a patient health check",
             )
         ]

@@ -26,9 +26,9 @@ class Class(IntEnum):
 class Terms:
     """When a guardian acts; seconds on the monotonic clock.
 
-    `backoff` is waited after each start that failed (the last one repeats), and before the restart of a
-    process that keeps ending within `stable_seconds` of coming up. While more than half of the services are down,
-    `mass_backoff` is waited instead.
+    `backoff` is waited after each start that failed (the last one repeats), and before the restart of a process
+    that ended within `stable_seconds` of coming up more than `free_flaps` times in a row. While more than half of
+    the services are down, `mass_backoff` is waited instead.
     """
 
     faulty_after: int = 2
@@ -38,6 +38,7 @@ class Terms:
     max_grace_seconds: float = 60.0
     settle_seconds: float = 2.0
     stable_seconds: float = 10.0
+    free_flaps: int = 2
     restarts: int = 2
     failed_starts: int = 6
     backoff: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 15.0)
@@ -164,9 +165,9 @@ def _faulty(track: Track, look: Look, terms: Terms) -> Decision:
     again = track.last_recovered is not None and look.mono - track.last_recovered < terms.again_seconds
     bad_start = look.config_suspect and short
     severity = Class.MAJOR if again or bad_start else Class.MINOR
-    # Only a process that does not stay up is made to wait; one that ran well is restarted at once.
+    # Only a process that again and again does not stay up is made to wait; else it is restarted at once.
     flaps = track.flaps + 1 if again and short else 0
-    wait = _backoff(flaps - 1, look, terms) if flaps else 0.0
+    wait = _backoff(flaps - terms.free_flaps - 1, look, terms) if flaps > terms.free_flaps else 0.0
     outage = Outage(severity=severity, since=look.mono, due=look.mono + wait)
     track = replace(track, outage=outage, up_since=None, flaps=flaps)
     why = "again within ten minutes" if again else "a bad start after a change" if bad_start else "first fault"
