@@ -30,6 +30,8 @@ class Options:
     probe_tries: int = 3
     """A prober that can't be reached is asked again in as many pulses; then the TES stays unknown."""
     undo_wait_seconds: float = 4.0
+    durable: bool = True
+    """False: commits and records are not synced to disk. For a virtual station, whose day nobody needs to keep."""
     recall_limit: int = 8
     windows: Mapping[str, timedelta] = field(
         default_factory=lambda: {

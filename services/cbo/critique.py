@@ -190,9 +190,8 @@ class Critic:
                 store.run("task_probe_tried", each.waiting, task.id)
                 continue
             remembered = int(not _worth_remembering(task) or experience_id(task) in critique.experiences)
-            store.run(
-                "task_scored", each.score.tes, each.score.note, each.score.stability, pulse_id, remembered, task.id
-            )
+            made = (int(each.score.worked), each.score.tes, each.score.note, each.score.stability)
+            store.run("task_scored", *made, pulse_id, remembered, task.id)
             scores.setdefault(task.domain, []).append(each.score)
             if task.has_effects and each.score.failed:
                 failed[task.domain] = failed.get(task.domain, 0) + 1

@@ -32,6 +32,7 @@ class Desk:
 
     def __init__(self, bridge: Bridge, dispatcher: Dispatcher) -> None:
         self._bridge, self._dispatcher = bridge, dispatcher
+        self._engaged = bridge.store.fact("kill_switch") == "engaged"
 
     # objectives
 
@@ -308,16 +309,20 @@ class Desk:
         else:
             bridge.kill_switch.release()
             bridge.audit.write("kill_switch.released", by=who)
-        bridge.store.set_fact("kill_switch", "engaged" if engaged else "")
+        self._know(engaged)
         return True
+
+    def _know(self, engaged: bool) -> None:
+        self._engaged = engaged
+        self._bridge.store.set_fact("kill_switch", "engaged" if engaged else "")
 
     def notice_kill_switch(self) -> None:
         """A flag set or removed by hand goes into the audit log too, as soon as it is seen."""
         bridge = self._bridge
-        engaged, known = bridge.kill_switch.engaged(), bridge.store.fact("kill_switch") == "engaged"
-        if engaged == known:
+        engaged = bridge.kill_switch.engaged()
+        if engaged == self._engaged:
             return
-        bridge.store.set_fact("kill_switch", "engaged" if engaged else "")
+        self._know(engaged)
         if engaged:
             bridge.override("kill_switch.engaged", by="the flag file", why=bridge.kill_switch.why())
         else:

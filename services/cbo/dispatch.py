@@ -140,32 +140,34 @@ class Dispatcher:
         )
 
 
-def intake(bridge: Bridge) -> list[Task]:
-    """Follow the exchange for every open task that was dispatched; returns those that have just ended."""
-    ended = []
+def intake(bridge: Bridge) -> None:
+    """Follow the exchange for every open task that was dispatched, in one commit."""
+    moves = []
     for task in bridge.store.tasks("tasks_open"):
         if task.dispatched_at is None:
             continue
         move = seen(bridge.exchange.get(task.id))
         if move.lost:
             bridge.audit.write("task.lost", task=task.id, kept="planned; dispatched again under the same id")
-            bridge.store.run("task_lost", task.id)
-        elif move.state != task.state or move.attempt != task.attempt:
-            now = bridge.clock.now()
-            if bridge.store.move_task(task, move, now) and move.state not in ("ready", "waiting", "claimed"):
-                ended.append(bridge.store.task(task.id))
-    for task in ended:
-        if task.undo_of and task.ack is not None and task.ack.get("status") == "undone":
-            mark_undone(bridge, task)
-    return ended
+        if move.lost or move.state != task.state or move.attempt != task.attempt:
+            moves.append((task, move))
+    if not moves:
+        return
+    with bridge.store.transaction():
+        for task, move in moves:
+            if move.lost:
+                bridge.store.run("task_lost", task.id)
+                continue
+            moved = bridge.store.move_task(task, move, bridge.clock.now())
+            if moved and task.undo_of and move.ack is not None and move.ack.get("status") == "undone":
+                mark_undone(bridge, task)
 
 
 def mark_undone(bridge: Bridge, undo: Task) -> None:
     """The undo worked: its target becomes `undone` and is not verified any more. Idempotent."""
     if undo.params.get("dry_run") == "true":
         return
-    with bridge.store.transaction():
-        target = bridge.store.find_task(undo.undo_of)
-        if target is not None and target.state == "done":
-            bridge.store.answer_task(target, "undone", f"undone by {undo.id}")
-            bridge.store.run("verifications_cancel", f"undone by {undo.id}", target.id)
+    target = bridge.store.find_task(undo.undo_of)
+    if target is not None and target.state == "done":
+        bridge.store.answer_task(target, "undone", f"undone by {undo.id}")
+        bridge.store.run("verifications_cancel", f"undone by {undo.id}", target.id)

@@ -10,7 +10,7 @@ from services.cbo import kpis
 from services.cbo.bridge import Bridge
 from services.cbo.kpis import DomainConfidence, Kpi, SlotState, TesDay
 from services.cbo.ports import Health
-from services.cbo.posterior import Calibration, calibration
+from services.cbo.posterior import Bin, Calibration, calibration
 
 
 class AuditWindow:
@@ -92,8 +92,11 @@ class Meter:
         )
 
     def calibration(self, now: datetime) -> Calibration:
-        rows = self._bridge.store.rows("predictions", iso(now - kpis.WINDOW))
-        return calibration((float(row[0]), bool(row[1])) for row in rows)
+        rows = self._bridge.store.rows("calibration", iso(now - kpis.WINDOW))
+        return calibration(
+            Bin(count=count, predicted=predicted, succeeded=succeeded, squared_error=squared)
+            for _, count, predicted, succeeded, squared in rows
+        )
 
     def _tes_day(self, now: datetime) -> TesDay:
         found = {

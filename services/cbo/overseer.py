@@ -63,7 +63,8 @@ class Overseer:
         options: Options | None = None,
         fault: Callable[[str], None] = no_fault,
     ) -> None:
-        store = Store(layout.state("cbo"))
+        options = options or Options()
+        store = Store(layout.state("cbo"), durable=options.durable)
         self.bridge = Bridge(
             station_id=identity.station_id,
             founded_at=identity.created_at,
@@ -81,7 +82,7 @@ class Overseer:
             peers=peers,
             ladder=Ladder(store, domains, clock.now()),
             beliefs=Beliefs(store),
-            options=options or Options(),
+            options=options,
             fault=fault,
         )
         self._dispatcher = Dispatcher(self.bridge)
@@ -201,7 +202,7 @@ class Overseer:
                 why=changed.reason, pulse=pulse.id,
             )  # fmt: skip
         try:
-            record.write(bridge.layout.pulses, pulse.id, pulse.started_at, whole)
+            record.write(bridge.layout.pulses, pulse.id, pulse.started_at, whole, durable=bridge.options.durable)
         except OSError as error:
             log.error("pulse record kept in the database only", pulse=pulse.id, why=str(error))
             summary = {**summary, "mood": f"the record can't be written: {error.strerror}"}

@@ -54,6 +54,16 @@ def _running(old: float | None, new: float | None) -> float | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bin:
+    """Predictions in one tenth: how many, their sum, how many succeeded, the sum of squared errors."""
+
+    count: int
+    predicted: float
+    succeeded: int
+    squared_error: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
     """How good the predictions were: Brier score (0 best) and expected calibration error over ten equal bins."""
 
@@ -65,14 +75,14 @@ class Calibration:
 NO_CALIBRATION = Calibration(predictions=0, brier=None, ece=None)
 
 
-def calibration(scored: Iterable[tuple[float, bool]]) -> Calibration:
-    """From (predicted chance, success) pairs; None without any."""
-    pairs = list(scored)
-    if not pairs:
+def calibration(bins: Iterable[Bin]) -> Calibration:
+    """From the bins' sums; None without any prediction."""
+    kept = list(bins)
+    total = sum(each.count for each in kept)
+    if not total:
         return NO_CALIBRATION
-    bins: dict[int, list[tuple[float, bool]]] = {}
-    for predicted, success in pairs:
-        bins.setdefault(min(9, int(predicted * 10)), []).append((predicted, success))
-    gap = sum(abs(sum(p for p, _ in each) - sum(s for _, s in each)) for each in bins.values())
-    brier = sum((p - s) ** 2 for p, s in pairs) / len(pairs)
-    return Calibration(predictions=len(pairs), brier=brier, ece=gap / len(pairs))
+    return Calibration(
+        predictions=total,
+        brier=sum(each.squared_error for each in kept) / total,
+        ece=sum(abs(each.predicted - each.succeeded) for each in kept) / total,
+    )

@@ -263,12 +263,12 @@ def paths(folder: Path, pulse_id: str, started_at: datetime) -> tuple[Path, Path
     return day / f"{pulse_id}.json", day / f"{pulse_id}.md"
 
 
-def write(folder: Path, pulse_id: str, started_at: datetime, record: Json) -> None:
+def write(folder: Path, pulse_id: str, started_at: datetime, record: Json, *, durable: bool = True) -> None:
     """Both files, each whole. The report can be made again from the record, so only the record is synced."""
     machine, people = paths(folder, pulse_id, started_at)
     machine.parent.mkdir(parents=True, exist_ok=True)
     write_whole(people, report(record).encode(), durable=False)
-    write_whole(machine, canonical_json(record) + b"\n")
+    write_whole(machine, canonical_json(record) + b"\n", durable=durable)
 
 
 def forget(folder: Path, pulse_id: str, started_at: datetime) -> None:

@@ -37,7 +37,7 @@ class Store:
     Raises Unavailable when another CBO holds this station, Damaged when the file is no database of ours.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, durable: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._guard = _only_writer(folder / "cbo.lock")
         self._lock = threading.RLock()
@@ -46,7 +46,8 @@ class Store:
         try:
             self._db = sqlite3.connect(folder / "cbo.sqlite", isolation_level=None, check_same_thread=False)
             self._db.row_factory = sqlite3.Row
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 2000"):
+            level = "FULL" if durable else "OFF"
+            for pragma in ("journal_mode = WAL", f"synchronous = {level}", "foreign_keys = ON", "busy_timeout = 2000"):
                 self._db.execute(f"PRAGMA {pragma}")
             self._migrate()
         except sqlite3.DatabaseError as error:

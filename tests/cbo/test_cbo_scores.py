@@ -19,7 +19,7 @@ from services.cbo.gates import Question, Use, evaluate
 from services.cbo.objectives import Objective, Schedule
 from services.cbo.planner import Candidate, choose
 from services.cbo.policy import SHIPPED, Policy, Ruling
-from services.cbo.posterior import HALF_LIFE, Posterior, calibration
+from services.cbo.posterior import HALF_LIFE, Bin, Posterior, calibration
 from services.cbo.tasks import TRANSITIONS
 from services.cbo.tes import End, combine, falling, pulse_tes, score, unreachable_because
 
@@ -265,8 +265,9 @@ def test_a_posterior_forgets_towards_the_prior() -> None:
 
 
 def test_calibration_of_perfect_and_of_wrong_predictions() -> None:
-    assert calibration([(1.0, True), (0.0, False)]).brier == 0.0
-    wrong = calibration([(0.9, False)] * 4)
+    perfect = [Bin(count=1, predicted=1.0, succeeded=1, squared_error=0.0)]
+    assert calibration(perfect).brier == 0.0 and calibration(perfect).ece == 0.0
+    wrong = calibration([Bin(count=4, predicted=3.6, succeeded=0, squared_error=3.24)])
     assert wrong.ece == pytest.approx(0.9) and wrong.brier == pytest.approx(0.81)
     assert calibration([]).brier is None
 

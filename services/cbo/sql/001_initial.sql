@@ -62,7 +62,8 @@ CREATE TABLE task (
     stability      REAL,
     ack            TEXT,
     why            TEXT NOT NULL,
-    remembered     INTEGER NOT NULL
+    remembered     INTEGER NOT NULL,
+    worked         INTEGER NOT NULL DEFAULT 0 -- scored as work, whether the TES is known or not
 ) STRICT;
 CREATE INDEX task_open ON task (state) WHERE state IN ('held', 'waiting', 'ready', 'claimed');
 CREATE INDEX task_asks ON task (created_at) WHERE state IN ('proposed', 'rehearsed');
@@ -72,7 +73,8 @@ CREATE INDEX task_unremembered ON task (created_at) WHERE scored = 1 AND remembe
 CREATE INDEX task_created ON task (created_at);
 CREATE INDEX task_objective ON task (objective_id, created_at);
 CREATE INDEX task_dispatched ON task (domain, dispatched_at);
-CREATE INDEX task_ended ON task (ended_at, scored, rehearsal, undo_of, tes) WHERE ended_at IS NOT NULL;
+-- Covers what the KPIs of 24 h ask.
+CREATE INDEX task_worked ON task (ended_at, rehearsal, domain, tes, stability, prediction) WHERE worked = 1;
 
 CREATE TABLE task_target (
     target   TEXT NOT NULL,

@@ -94,7 +94,7 @@ UPDATE task SET state = ?, why = ? WHERE id = ? AND state = ?;
 -- name: task_approved
 UPDATE task SET approved_as = ? WHERE id = ? AND state = 'rehearsed' AND approved_as = '';
 -- name: task_scored
-UPDATE task SET scored = 1, tes = ?, tes_note = ?, stability = ?, ended_pulse_id = ?, remembered = ? WHERE id = ? AND scored = 0;
+UPDATE task SET scored = 1, worked = ?, tes = ?, tes_note = ?, stability = ?, ended_pulse_id = ?, remembered = ? WHERE id = ? AND scored = 0;
 -- name: task_probe_tried
 UPDATE task SET probe_tries = probe_tries + 1, tes_note = ? WHERE id = ? AND scored = 0;
 -- name: task_remembered
@@ -103,13 +103,14 @@ UPDATE task SET remembered = 1 WHERE id = ?;
 SELECT count(*) FROM task WHERE domain = ? AND dispatched_at > ?;
 -- name: tes_day
 SELECT rehearsal, tes IS NULL, count(*), coalesce(sum(tes), 0) FROM task
-WHERE ended_at > ? AND scored = 1 AND undo_of = '' AND (tes IS NOT NULL OR tes_note LIKE '%probe%')
-GROUP BY rehearsal, tes IS NULL;
+WHERE worked = 1 AND ended_at > ? GROUP BY rehearsal, tes IS NULL;
 -- name: effects_by_domain
-SELECT domain, count(*) FROM task WHERE ended_at > ? AND rehearsal = 0 AND undo_of = '' AND tes IS NOT NULL GROUP BY domain;
--- name: predictions
-SELECT prediction, stability = 1.0 FROM task
-WHERE ended_at > ? AND rehearsal = 0 AND undo_of = '' AND tes IS NOT NULL AND prediction IS NOT NULL;
+SELECT domain, count(*) FROM task WHERE worked = 1 AND ended_at > ? AND rehearsal = 0 AND tes IS NOT NULL GROUP BY domain;
+-- name: calibration
+SELECT min(9, CAST(prediction * 10 AS INTEGER)) AS bin, count(*), sum(prediction), sum(stability = 1.0),
+    sum((prediction - (stability = 1.0)) * (prediction - (stability = 1.0)))
+FROM task WHERE worked = 1 AND ended_at > ? AND rehearsal = 0 AND stability IS NOT NULL AND prediction IS NOT NULL
+GROUP BY bin;
 
 -- name: target_insert
 INSERT OR IGNORE INTO task_target (target, ended_at, task_id) VALUES (?, ?, ?);
