@@ -31,6 +31,10 @@ def declared_roots(layout: Layout, domains: Iterable[DomainManifest]) -> list[Pa
     ]
 
 
+def modified(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.lstat().st_mtime, UTC)
+
+
 def governor_works(
     *,
     layout: Layout,
@@ -39,6 +43,7 @@ def governor_works(
     holders: Holders,
     clock: Clock,
     cpu_seconds: Callable[[], float],
+    modified: Callable[[Path], datetime] = modified,
 ) -> list[Work]:
     """Both works, on the station's own folders."""
     return [
@@ -65,10 +70,6 @@ def live_in(exchange: Exchange) -> Callable[[str], bool]:
             return True
 
     return live
-
-
-def modified(path: Path) -> datetime:
-    return datetime.fromtimestamp(path.lstat().st_mtime, UTC)
 
 
 def sleep_leases(leases: Leases) -> Callable[[str], LeaseView | None]:

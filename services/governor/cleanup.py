@@ -20,8 +20,8 @@ MAX_FILES = 500
 class Cleanup:
     """Looks through `<station>/work/<agent>/<task>/…`. `live` says whether a task still needs its scratch.
 
-    Params: `max_age_seconds`; `folder`, below the station's work folder, for the drill. `modified` is when a
-    file was last written.
+    Params: `max_age_seconds` (0: whatever its age); `folder`, below the station's work folder, for the drill.
+    `modified` is when a file was last written.
     """
 
     domain = "cleanup"
@@ -78,7 +78,8 @@ class Cleanup:
         return {"folder": str(folder), "max_age_seconds": "0"}
 
     def _stale(self, task: Manifest, scratch: Path) -> list[Path]:
-        before = self._clock.now() - timedelta(seconds=_max_age(task))
+        age = timedelta(seconds=_max_age(task))
+        before = self._clock.now() - age
         if given := task.params.get("folder", ""):
             folder = Path(given).resolve()
             if not folder.is_relative_to(self._work.resolve()):
@@ -89,7 +90,7 @@ class Cleanup:
         found: list[Path] = []
         for place in places:
             for path in _files(place):
-                if self._modified(path) <= before:
+                if not age or self._modified(path) <= before:
                     found.append(path)
                 if len(found) == MAX_FILES:
                     return found

@@ -1,7 +1,8 @@
 """A program that writes numbered lines to a log until told to stop, in one of three ways.
 
 open: opens the file for each line. watched: `logging.handlers.WatchedFileHandler`. hold: opens once, never reopens.
-Prints `started` after the first line and how many lines it wrote at the end; at most LIMIT lines.
+Prints `started` after the first line and how many lines it wrote at the end; at most LIMIT
+lines, in bursts of A_MILLISECOND lines.
 """
 
 import logging.handlers
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-LIMIT = 300_000
+LIMIT, A_MILLISECOND = 1_000_000, 50
 
 
 def line_writer(style: str, path: str) -> Callable[[str], None]:
@@ -32,7 +33,7 @@ def main() -> None:
     style, path = sys.argv[1:]
     write = line_writer(style, path)
     count = 0
-    while count < LIMIT and not select.select([sys.stdin], [], [], 0)[0]:
+    while count < LIMIT and not select.select([sys.stdin], [], [], 0 if count % A_MILLISECOND else 0.001)[0]:
         write(f"{style} {count:07d} of a program that goes on writing")
         count += 1
         if count == 1:
