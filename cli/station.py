@@ -1,5 +1,6 @@
 """`calyx up`, `down`, `status`: the station as a whole."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,23 +54,30 @@ def up(
 
     reach = reach_of(ctx)
     seconds = parse_span(pulse_interval)
+    for signum in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us with SIGINT ignored
+        signal.signal(signum, signal.default_int_handler)
     with _progress() as progress:
         started = station.start(reach.layout, reach.clock, port=port, pulse_seconds=seconds, progress=progress)
-        progress("waiting for the first pulse")
-        first = _first_pulse(reach)
-    say(f"The station serves ({started.seconds:.1f} s). Dashboard: {_link(reach, started.endpoints.url)}")
-    say(f"Last pulse: {first}" if first else "The first pulse is under way.")
-    say("Try next:")
-    for command in TRY_NEXT:
-        say(f"  {command}")
-    if detach:
-        return
-    say("Ctrl-C stops it.")
     try:
+        _greet(reach, started.endpoints.url, started.seconds)
+        if detach:
+            return
+        say("Ctrl-C stops it.")
         _follow(reach)
     except KeyboardInterrupt:
         say("")
     _down(reach)
+
+
+def _greet(reach: Reach, url: str, seconds: float) -> None:
+    with _progress() as progress:
+        progress("waiting for the first pulse")
+        first = _first_pulse(reach)
+    say(f"The station serves ({seconds:.1f} s). Dashboard: {_link(reach, url)}")
+    say(f"Last pulse: {first}" if first else "The first pulse is under way.")
+    say("Try next:")
+    for command in TRY_NEXT:
+        say(f"  {command}")
 
 
 def _first_pulse(reach: Reach) -> str:
