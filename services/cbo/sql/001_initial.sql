@@ -65,6 +65,7 @@ CREATE TABLE task (
     remembered     INTEGER NOT NULL,
     worked         INTEGER NOT NULL DEFAULT 0 -- scored as work, whether the TES is known or not
 ) STRICT;
+CREATE INDEX task_state ON task (state);
 CREATE INDEX task_open ON task (state) WHERE state IN ('held', 'waiting', 'ready', 'claimed');
 CREATE INDEX task_asks ON task (created_at) WHERE state IN ('proposed', 'rehearsed');
 CREATE INDEX task_unscored ON task (created_at)
