@@ -20,7 +20,7 @@ _ROW = np.dtype(
         ("procedure", np.int32),
         ("outcome", np.int8),
         ("occurred", np.float64),
-        ("tes", np.float32),
+        ("tes", np.float64),
     ]
 )
 

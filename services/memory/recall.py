@@ -139,7 +139,7 @@ def summarise(rows: NDArray[Any], gated: Sequence[Gated], catalog: Catalog) -> l
     summaries = []
     for domain, procedure in sorted(set(zip(mine["domain"].tolist(), mine["procedure"].tolist(), strict=True))):
         same = mine[(mine["domain"] == domain) & (mine["procedure"] == procedure)]
-        known = same["tes"][~np.isnan(same["tes"])].astype(np.float64)
+        known = same["tes"][~np.isnan(same["tes"])]
         summaries.append(
             Summary(
                 domain=catalog.domains.words[domain],
