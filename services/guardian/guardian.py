@@ -33,7 +33,7 @@ from services.guardian.incidents import (
 from services.guardian.maintenance import Maintenance
 from services.guardian.playbooks import Playbook, terms_of
 from services.guardian.records import Incident, Incidents
-from services.guardian.remembered import Quarantine, Running, track_of
+from services.guardian.remembered import Quarantine, Running, Sign, track_of
 from services.guardian.slots import Slot, Slots
 
 log = structlog.get_logger(__name__)
@@ -103,7 +103,9 @@ class Guardian:
         self._quarantine, self._running = Quarantine(folder / "quarantine.json"), Running(folder / "running")
         self._incidents = Incidents(layout.incidents, ids)
         self._maintenance = Maintenance(folder / "maintenance.jsonl", self._began_at)
-        self._slots = Slots(folder / "uptime.csv", clock, interval_seconds, self._maintenance.covers)
+        self._last_sign = self._running.last()
+        unfinished = self._last_sign.slot if self._last_sign is not None else None
+        self._slots = Slots(folder / "uptime.csv", clock, interval_seconds, self._maintenance.covers, unfinished)
         self._configs = Configs(layout)
         self._book = Casebook(
             layout=layout,
@@ -127,18 +129,19 @@ class Guardian:
 
     def start(self) -> None:
         """Once, before the first tick: report an unclean end of the run before this one."""
-        last_alive = self._running.begin(self._began_at)
-        if last_alive is None or self._maintenance.covers(last_alive + timedelta(seconds=1)):
+        last, self._last_sign = self._last_sign, None
+        self._running.alive(Sign(at=self._began_at, slot=self._slots.open))
+        if last is None or self._maintenance.covers(last.at + timedelta(seconds=1)):
             return
         booted = self._ports.machine.booted_at()
-        rebooted = booted is not None and booted > last_alive
+        rebooted = booted is not None and booted > last.at
         evidence = Evidence(
             target=SELF,
             process="failed",
             process_detail="the machine was started anew since" if rebooted else "guardian/running was still there",
             errors=last_errors(self._layout.logs / f"{SELF}.log", self._began_at),
         )
-        self._book.unclean_start(SELF, last_alive, evidence)
+        self._book.unclean_start(SELF, last.at, evidence)
 
     def stop(self) -> None:
         """The end in order."""
@@ -170,7 +173,7 @@ class Guardian:
         with self._lock:
             self._round_at = self._clock.monotonic()
             closed = self._slots.round(everybody_up=all_up(list(self._rows.values())))
-        self._running.alive()
+        self._running.alive(Sign(at=self._clock.now(), slot=self._slots.open))
         for slot in closed:
             self._ports.tally.slot(slot.state)
 

@@ -1,16 +1,17 @@
 """What the guardian still knows after its own restart: quarantines, open outages, recent recoveries, how it ended."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import structlog
 
-from chassis.atomic import read_json, write_json, write_whole
-from chassis.clock import iso
+from chassis.atomic import read_json, write_json
+from chassis.clock import iso, parse_iso
 from services.guardian.incidents import Class, Outage, Terms, Track
 from services.guardian.records import Incidents
+from services.guardian.slots import OpenSlot
 
 log = structlog.get_logger(__name__)
 
@@ -35,26 +36,39 @@ class Quarantine:
         write_json(self._file, {"targets": sorted(targets), "written_at": iso(now)})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sign:
+    """A sign of life: when it was given, and how far the uptime slot of that moment was."""
+
+    at: datetime
+    slot: OpenSlot
+
+
 class Running:
-    """guardian/running: there while the guardian runs, removed when it stops in order, touched as it lives."""
+    """guardian/running: there while the guardian runs, rewritten each round, removed when it stops in order."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    def begin(self, now: datetime) -> datetime | None:
-        """When the guardian was last alive, if it did not stop in order; None after a clean stop or the first start."""
+    def last(self) -> Sign | None:
+        """The last sign of life of a run that did not stop in order; None after a clean stop or on a new station."""
         try:
-            last = datetime.fromtimestamp(self._file.stat().st_mtime, UTC)
+            value = read_json(self._file)
+            slot = OpenSlot(start=parse_iso(value["slot"]), rounds=int(value["rounds"]), up_rounds=int(value["up"]))
+            return Sign(at=parse_iso(value["at"]), slot=slot)
         except FileNotFoundError:
-            last = None
-        write_whole(self._file, f"since {iso(now)}\n".encode())
-        return last
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.error("guardian/running can't be read; the end of the run before is not known", error=str(error))
+            return None
 
-    def alive(self) -> None:
+    def alive(self, sign: Sign) -> None:
+        """Not durable: after a power cut the slot is lost, and it is lost anyway then."""
+        slot = {"slot": iso(sign.slot.start), "rounds": sign.slot.rounds, "up": sign.slot.up_rounds}
         try:
-            self._file.touch()
+            write_json(self._file, {"at": iso(sign.at), **slot}, durable=False)
         except OSError as error:
-            log.error("guardian/running can't be touched", error=str(error))
+            log.error("guardian/running can't be written", error=str(error))
 
     def end(self) -> None:
         self._file.unlink(missing_ok=True)

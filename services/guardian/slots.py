@@ -30,6 +30,15 @@ class Slot:
     expected: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenSlot:
+    """How far a slot is that is not over yet."""
+
+    start: datetime
+    rounds: int
+    up_rounds: int
+
+
 def judge(*, rounds: int, up_rounds: int, expected: int, maintenance: bool) -> SlotState:
     """The rule of this module's first lines; planned downtime is `maintenance` unless the slot was up."""
     enough = rounds * 2 >= expected and rounds > 0
@@ -48,12 +57,18 @@ def minute(moment: datetime) -> datetime:
 class Slots:
     """The open slot, the closed ones, and their file (start, state, rounds, expected; append-only).
 
-    Not thread-safe; the guardian's lock is around it. Slots missing since the last run are filled in as
-    unknown, or as maintenance. Starts only grow: a wall clock set back makes no second slot of a minute.
+    Not thread-safe; the guardian's lock is around it. Slots missing since the last run are filled in as unknown,
+    or as maintenance; the minute that a killed run was in (`unfinished`) goes on. Starts only grow: a wall clock
+    set back makes no second slot of a minute.
     """
 
     def __init__(
-        self, file: Path, clock: Clock, every_seconds: float, in_maintenance: Callable[[datetime], bool]
+        self,
+        file: Path,
+        clock: Clock,
+        every_seconds: float,
+        in_maintenance: Callable[[datetime], bool],
+        unfinished: OpenSlot | None = None,
     ) -> None:
         self._file, self._clock, self._in_maintenance = file, clock, in_maintenance
         self._expected = max(1, round(SLOT.total_seconds() / every_seconds))
@@ -68,6 +83,9 @@ class Slots:
         # On a new station nobody could have probed before now; after a restart what was missed is missing.
         left = max(1, round((self._ends - clock.monotonic()) / every_seconds))
         self._now_expected = self._expected if self._closed else left
+        if unfinished is not None and unfinished.start == self._start:
+            self._rounds, self._up_rounds = unfinished.rounds, unfinished.up_rounds
+            self._now_expected = self._expected
         self._fill(self._start)
         if self._closed:
             self._start = max(self._start, self._closed[-1].start + SLOT)
@@ -76,6 +94,10 @@ class Slots:
     def since(self) -> datetime:
         """When slot keeping began on this station."""
         return self._first or self._start
+
+    @property
+    def open(self) -> OpenSlot:
+        return OpenSlot(start=self._start, rounds=self._rounds, up_rounds=self._up_rounds)
 
     def round(self, *, everybody_up: bool) -> list[Slot]:
         """Count one probe round; the slots that it closed, if any."""

@@ -67,6 +67,16 @@ def test_a_restart_in_a_minute_does_not_make_the_missed_part_good(tmp_path: Path
     assert [slot.state for slot in kept.slots(START)] == ["up", "unknown"]
 
 
+def test_the_minute_in_which_the_guardian_was_killed_goes_on(tmp_path: Path) -> None:
+    clock = VirtualClock(START)
+    before = slots(tmp_path, clock)
+    rounds(before, clock, 33)
+    clock.advance(6.0)
+    again = Slots(tmp_path / "uptime.csv", clock, 3.0, lambda _: False, before.open)
+    rounds(again, clock, 6)
+    assert [slot.state for slot in again.slots(START)] == ["up", "up"]
+
+
 def test_an_open_window_ends_when_the_guardian_starts_again(tmp_path: Path) -> None:
     file = tmp_path / "maintenance.jsonl"
     file.write_text(
