@@ -12,7 +12,7 @@ import structlog
 from chassis.canonical import Json
 from chassis.clock import iso
 from chassis.domains import Level
-from chassis.errors import Duplicate, InvalidInput
+from chassis.errors import Duplicate, InvalidInput, Unavailable
 from chassis.exchange.manifest import Manifest
 from services.cbo.bridge import Bridge
 from services.cbo.gates import Gated, Question, Use, evaluate
@@ -35,9 +35,12 @@ class Dispatcher:
         self._lock = threading.RLock()
         self._sent: Counter[str] = Counter()
         self._effects: Counter[str] = Counter()
+        self._governor_silent = ""
 
-    def new_pulse(self) -> None:
+    def new_pulse(self, governor_silent: str = "") -> None:
+        """A governor that did not answer this pulse's first question is not asked again before the next."""
         with self._lock:
+            self._governor_silent = governor_silent
             self._sent.clear()
             self._effects.clear()
 
@@ -67,7 +70,7 @@ class Dispatcher:
                 approved_by=task.approval,
                 use=use,
                 probation=standing.probation,
-                admit=lambda: bridge.peers.governor.admit(task.id, task.domain, task.owner),
+                admit=lambda: self._admit(task),
             )
             gated = evaluate(question)
             if gated.verdict == "go":
@@ -75,6 +78,11 @@ class Dispatcher:
                 self._effects[task.domain] += question.effects
         task = replace(task, gates=tuple(answer.to_json() for answer in gated.answers))
         return task, gated
+
+    def _admit(self, task: Task) -> tuple[bool, str]:
+        if self._governor_silent:
+            raise Unavailable(self._governor_silent)
+        return self._bridge.peers.governor.admit(task.id, task.domain, task.owner)
 
     def send(self, tasks: Sequence[Task]) -> list[Task]:
         """Sign and submit, then note all in one commit. What can't be written stays planned for the next pulse."""

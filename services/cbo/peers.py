@@ -29,8 +29,10 @@ from services.cbo.ports import (
     Trends,
 )
 
+READ_SECONDS = 1.0
+"""One reading. A pulse waits at most this long, once, for each service that does not give one."""
 SHORT_SECONDS = 2.0
-"""One answer. A pulse waits at most this long for each service that does not give one."""
+"""Recall (which embeds), and what memory stores."""
 PROBE_SECONDS = 5.0
 
 _STATES: Mapping[int, Literal["ok", "stale", "unknown", "absent"]] = {
@@ -85,7 +87,7 @@ class GovernorPeer:
         self._stub = governor_pb2_grpc.GovernorServiceStub(channel)
 
     def capacity(self, pulse_id: str) -> Capacity:
-        answer = self._stub.GetCapacity(governor_pb2.GetCapacityRequest(pulse_id=pulse_id), timeout=SHORT_SECONDS)
+        answer = self._stub.GetCapacity(governor_pb2.GetCapacityRequest(pulse_id=pulse_id), timeout=READ_SECONDS)
         found = answer.capacity
         return Capacity(
             readings={
@@ -99,7 +101,7 @@ class GovernorPeer:
 
     def admit(self, task_id: str, domain: str, owner: str) -> tuple[bool, str]:
         request = governor_pb2.AdmitRequest(task_id=task_id, domain=domain, owner=owner)
-        answer = self._stub.Admit(request, timeout=SHORT_SECONDS)
+        answer = self._stub.Admit(request, timeout=READ_SECONDS)
         return answer.admitted, answer.reason
 
 
@@ -109,7 +111,7 @@ class GuardianPeer:
 
     def health(self, slots_since: datetime) -> Health:
         request = guardian_pb2.GetHealthRequest(slots_since=_stamp(slots_since))
-        answer = self._stub.GetHealth(request, timeout=SHORT_SECONDS)
+        answer = self._stub.GetHealth(request, timeout=READ_SECONDS)
         return Health(
             services=tuple(
                 ServiceState(
@@ -124,7 +126,7 @@ class GuardianPeer:
 
     def incidents(self, since: datetime) -> tuple[Incident, ...]:
         request = guardian_pb2.ListIncidentsRequest(limit=50, since=_stamp(since))
-        answer = self._stub.ListIncidents(request, timeout=SHORT_SECONDS)
+        answer = self._stub.ListIncidents(request, timeout=READ_SECONDS)
         return tuple(_incident(each) for each in answer.incidents)
 
 
@@ -160,7 +162,7 @@ class AnalyticsPeer:
         self._stub = analytics_pb2_grpc.AnalyticsServiceStub(channel)
 
     def trends(self) -> Trends:
-        answer = self._stub.GetTrends(analytics_pb2.GetTrendsRequest(), timeout=SHORT_SECONDS)
+        answer = self._stub.GetTrends(analytics_pb2.GetTrendsRequest(), timeout=READ_SECONDS)
         known = answer.HasField("analyzed_at")
         return Trends(summary=answer.summary, age_seconds=answer.age_seconds if known else None)
 

@@ -167,7 +167,7 @@ class Steps:
         bridge = self._bridge
         rng = Rng.of(bridge.station_id, pulse.id)
         pulse.seed = rng.seed
-        self._dispatcher.new_pulse()
+        self._dispatcher.new_pulse(pulse.reflection.silent.get("governor", ""))
         open_tasks = bridge.store.tasks("tasks_open")
         busy = {task.objective_id for task in open_tasks if task.state in OPEN}
         asked = set()
