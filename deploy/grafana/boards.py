@@ -110,7 +110,6 @@ STATION = Board(
                 description="Mean score of each domain's tasks in the last pulse with work; gaps are pulses without.",
                 unit="none",
                 queries={"{{domain}}": "calyx_tes"},
-                filled=False,
             ),
             Panel(
                 title="Level by domain",
@@ -208,7 +207,6 @@ STATION = Board(
                 unit="percentunit",
                 queries={"{{name}}": "calyx_kpi_coverage"},
                 width=12,
-                filled=False,
             ),
             Panel(
                 title="Overrides, 24 h",
@@ -217,7 +215,6 @@ STATION = Board(
                 queries={"": 'calyx_kpi{name="overrides"}'},
                 kind="stat",
                 width=6,
-                filled=False,
                 bad_above=2,
             ),
             Panel(
@@ -227,7 +224,6 @@ STATION = Board(
                 queries={"": 'calyx_kpi{name="policy_violations"}'},
                 kind="stat",
                 width=6,
-                filled=False,
                 bad_above=1,
             ),
         ),

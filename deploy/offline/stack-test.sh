@@ -22,6 +22,7 @@ command -v docker >/dev/null || skip "there is no docker command"
 docker info >/dev/null 2>&1 || skip "no Docker engine answers (docker info)"
 
 export COMPOSE_PROJECT_NAME=calyx-test-$$
+export CALYX_VERSION=${CALYX_VERSION:-test} # the images of a station on this machine keep their tag
 export CALYX_PULSE_SECONDS=5
 files=(-f docker-compose.yml)
 if [ "$(id -u)" = 0 ] && command -v debootstrap >/dev/null; then

@@ -54,5 +54,22 @@ def test_three_pulses_pass(stack: Stack) -> None:
         return [int(pulse["id"].removeprefix("bp-")) for pulse in pulses]
 
     first = max(numbers(), default=0)
-    after = eventually("three pulses after the first seen", lambda: [n for n in numbers() if n > first + 2])
+    after = eventually("three more pulses", lambda: [n for n in numbers() if n > first + 2])
     assert set(range(1, first + 3)) <= set(numbers()) | set(after)
+
+
+def test_memory_searches_by_chroma_here(stack: Stack) -> None:
+    assert stack.call("memory", "calyx.memory.v1.MemoryService/Stats")["index"] == "chroma"
+
+
+def test_a_task_of_the_overseer_is_done_by_an_agent_in_another_container(stack: Stack) -> None:
+    def answered() -> list[object]:
+        tasks = stack.call("cbo", "calyx.cbo.v1.CboService/ListTasks", {"domain": "diagnostics"}).get("tasks", [])
+        return [task for task in tasks if task["state"] in ("rehearsed", "done")]
+
+    eventually("a diagnostics task rehearsed by the guardian's agent", answered)
+
+
+def test_the_governor_reads_the_machine_and_not_its_own_containers_limits(stack: Stack) -> None:
+    capacity = stack.call("governor", "calyx.governor.v1.GovernorService/GetCapacity")["capacity"]
+    assert capacity["sources"]["ram"] == "host"
