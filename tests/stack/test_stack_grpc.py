@@ -72,4 +72,4 @@ def test_a_task_of_the_overseer_is_done_by_an_agent_in_another_container(stack: 
 
 def test_the_governor_reads_the_machine_and_not_its_own_containers_limits(stack: Stack) -> None:
     capacity = stack.call("governor", "calyx.governor.v1.GovernorService/GetCapacity")["capacity"]
-    assert capacity["sources"]["ram"] == "host"
+    assert capacity["source"]["ram"] == "host"
