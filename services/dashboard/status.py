@@ -22,7 +22,8 @@ def headline(document: Json) -> Json:
         names = listed([name_of(peer) for peer in silent])
         verb = "does" if len(silent) == 1 else "do"
         tone = "bad" if len(silent) > len(SERVICES) / 2 else "attention"
-        return _say(tone, f"The {names} {verb} not answer; what depends on it grows old and then unknown.", inbox)
+        whose = "its" if len(silent) == 1 else "their"
+        return _say(tone, f"The {names} {verb} not answer; {whose} figures grow old.", inbox)
     down = [each["service"] for each in document["services"]["items"] if each["state"] in ("down", "quarantined")]
     if down:
         return _say("attention", f"Not up: {listed([name_of(each) for each in down])}.", inbox)
@@ -32,7 +33,7 @@ def headline(document: Json) -> Json:
     if station["state"] == "unknown":
         return _say("waiting", "Waiting for the first answers.", "")
     if station["last_pulse"] is None:
-        return _say("waiting", "Just started: the first check-in (Bridge Pulse) is on its way.", inbox)
+        return _say("waiting", "Starting: the first check-in (Bridge Pulse) comes soon.", "")
     unsure = [each for each in document["services"]["items"] if each["state"] != "up"]
     if unsure:
         names = listed([f"{name_of(each['service'])} {each['state']}" for each in unsure])

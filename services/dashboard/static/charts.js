@@ -3,16 +3,23 @@
 import { h } from "./dom.js";
 import { number } from "./figures.js";
 
-const W = 640;
-const H = 150;
-const PAD = { left: 30, right: 10, top: 10, bottom: 18 };
+const W = 620;
+const H = 205;
+const PAD = { left: 30, right: 10, top: 8, bottom: 16 };
+const BREAK = 90; // what decides happens above it: the axis gives 0–90 a fifth of the height, and shades it
+const BREAK_SHARE = 0.2;
 
 /** Run scores by pulse. A pulse without a known score is a gap; a lone one is a dot. */
 export function scoreLine(series, marks) {
   const known = series.filter((each) => each.value !== null).map((each) => each.value);
-  const low = known.length ? Math.min(90, Math.floor(Math.min(...known) / 10) * 10) : 90;
+  const deep = known.some((value) => value < BREAK);
+  const high = H - PAD.top - PAD.bottom;
+  const upper = deep ? high * (1 - BREAK_SHARE) : high;
   const x = (n) => PAD.left + ((W - PAD.left - PAD.right) * (n + 0.5)) / Math.max(series.length, 12);
-  const y = (value) => PAD.top + ((H - PAD.top - PAD.bottom) * (100 - value)) / (100 - low);
+  const y = (value) =>
+    value >= BREAK
+      ? PAD.top + (upper * (100 - value)) / (100 - BREAK)
+      : PAD.top + upper + ((high - upper) * (BREAK - value)) / BREAK;
   const runs = [[]];
   series.forEach((each, n) => {
     if (each.value === null) runs.push([]);
@@ -20,20 +27,19 @@ export function scoreLine(series, marks) {
   });
   const path = (run) => run.map(([px, py], n) => `${n ? "L" : "M"}${px.toFixed(1)} ${py.toFixed(1)}`).join("");
   const dense = series.length > 60;
-  const ticks = low >= 90 ? [90, 95, 100] : [low, Math.round((low + 100) / 20) * 10, 100];
+  const ticks = deep ? [0, BREAK, 95, 100] : [BREAK, 95, 100];
   const label = known.length
     ? `Run scores of the last ${series.length} pulses: ${known.length} known, latest ${number(known.at(-1), "score")}, lowest ${number(Math.min(...known), "score")}`
     : "No run scores yet";
   return h(
     "svg",
     { class: "score-line", viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": label },
+    deep ? h("rect", { class: "deep", x: PAD.left, width: W - PAD.left - PAD.right, y: y(BREAK), height: high - upper }) : null,
     ticks.map((tick) => [
       h("line", { class: "grid", x1: PAD.left, x2: W - PAD.right, y1: y(tick), y2: y(tick) }),
       h("text", { class: "tick", x: PAD.left - 6, y: y(tick) + 3.5, "text-anchor": "end" }, tick),
     ]),
-    marks.filter(({ at }) => at > low).map(({ at, name }) => [
-      h("line", { class: `mark ${name}`, x1: PAD.left, x2: W - PAD.right, y1: y(at), y2: y(at) }),
-    ]),
+    marks.map(({ at, name }) => h("line", { class: `mark ${name}`, x1: PAD.left, x2: W - PAD.right, y1: y(at), y2: y(at) })),
     series.map((each, n) =>
       each.value === null
         ? h("line", { class: "gap", x1: x(n), x2: x(n), y1: H - PAD.bottom + 3, y2: H - PAD.bottom + 7 })
@@ -83,7 +89,7 @@ export function pulseRing(left, interval, tone) {
 
 /** 0–100 as a bar; no bar for what is unknown. `warn` and `bad` are percentages. */
 export function bar(value, warn, bad) {
-  const tone = value === null ? "none" : value >= bad ? "bad" : value >= warn ? "warn" : "fine";
+  const tone = value === null ? "blank" : value >= bad ? "bad" : value >= warn ? "warn" : "fine";
   return h(
     "svg",
     { class: `bar ${tone}`, viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" },

@@ -56,7 +56,7 @@ export function tes(doc, elapsed) {
         h("p", { class: "legend" },
           h("span", { class: "key up" }), "above 95 earns a level ",
           h("span", { class: "key down" }), "a mean below 92 loses it ",
-          h("span", { class: "key gap" }), `no score: ${series.length - known} of ${series.length} pulses`)),
+          h("span", { class: "key gap" }), `no score (${series.length - known} of ${series.length})`)),
     ),
   ], { lasting: true });
 }
@@ -88,7 +88,7 @@ export function kpis(doc, elapsed) {
         h("span", { class: "kpi-name" }, kpi.word),
         h("span", { class: "kpi-value" }, shown(kpi.figure, elapsed)),
         h("span", { class: "kpi-foot" }, `target ${kpi.target}`),
-        h("span", { class: "kpi-foot" }, verdict(kpi.verdict), h("span", { class: "kpi-age" }, aged(kpi.figure, elapsed))),
+        h("span", { class: "kpi-foot" }, verdict(kpi.verdict), live(kpi.figure, elapsed).state === "unknown" && kpi.verdict === "insufficient data" ? null : h("span", { class: "kpi-age" }, aged(kpi.figure, elapsed))),
         kpi.note ? h("span", { class: "kpi-note", title: kpi.note }, kpi.note) : null))),
     { lasting: true });
 }
@@ -117,7 +117,7 @@ export function autonomy(doc, elapsed) {
             const kind = n === item.rank ? (item.frozen ? "here frozen" : item.probation ? "here probation" : "here") : n < item.rank ? "below" : n <= item.max_rank ? "above" : "never";
             const said = n === item.rank ? `${word}: now` : "";
             return h("td", { class: `rung r${n} ${kind}`, title: kind === "never" ? `never above ${item.max_level}` : said },
-              h("i", { class: "stop" }), h("span", { class: "vh" }, said));
+              h("i", { class: "node" }), h("span", { class: "vh" }, said));
           }),
           h("td", { class: "way" },
             item.progress ? h("span", { class: "progress" }, pips(item), item.progress) : h("span", { class: "progress" }, item.reason),
@@ -211,7 +211,7 @@ export function services(doc, elapsed) {
 export function pulses(doc, elapsed) {
   return panel("pulses", "Last check-ins", doc.pulses, elapsed, () =>
     doc.pulses.items.length === 0 ? h("p", { class: "none" }, "None yet.") :
-    h("ul", { class: "pulse-list" }, doc.pulses.items.slice(0, 14).map((each) =>
+    h("ul", { class: "pulse-list" }, doc.pulses.items.slice(0, 10).map((each) =>
       h("li", { "data-key": each.id },
         h("button", { type: "button", class: "pulse-row", "data-act": "pulse", "data-id": each.id },
           h("time", { datetime: each.started_at, title: `${each.id}, ${ago(seconds(each.started_at))}` }, clockTime(each.started_at)),
@@ -237,9 +237,18 @@ export function learned(doc, elapsed) {
     doc.trends.analysis_age_seconds === null
       ? h("p", { class: "fine" }, "No analysis yet.")
       : h("p", { class: "fine" }, `over ${doc.trends.pulses} pulses, ${ago(doc.trends.analysis_age_seconds + elapsed)}`),
-    doc.trends.charts.length ? h("ul", { class: "charts" }, doc.trends.charts.slice(0, 6).map((each) =>
-      h("li", { "data-key": each.name }, h("a", { href: `/charts/${encodeURIComponent(each.name)}` }, each.name)))) : null,
+    h("ul", { class: "charts" }, picked(doc.trends.charts).map((each) => {
+      const at = `/charts/${encodeURIComponent(each.name)}?at=${encodeURIComponent(each.written_at)}`;
+      return h("li", { "data-key": each.name }, h("a", { href: at }, h("img", { src: at, alt: `Trend: ${words[each.metric] || each.metric}`, loading: "lazy" })));
+    })),
   ], { lasting: false });
+}
+
+/** One picture: the run score's, a drawing rather than a bitmap. */
+function picked(charts) {
+  const pictures = charts.filter((each) => /\.(svg|png)$/.test(each.name));
+  const scores = pictures.filter((each) => each.metric === "tes");
+  return (scores.filter((each) => each.name.endsWith(".svg"))[0] ? scores.filter((each) => each.name.endsWith(".svg")) : scores).slice(0, 1);
 }
 
 export const ORDER = [uptime, tes, heartbeat, kpis, autonomy, inbox, capacity, alerts, services, pulses, learned];
