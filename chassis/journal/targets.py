@@ -70,10 +70,11 @@ def snapshot(path: Path) -> Json | None:
         return None
     except OSError as error:
         raise Refused(f"{path} can't be read ({error.strerror}); nothing was changed") from error
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(fd)
+        raise Refused(f"{path} is not a plain file; nothing was changed")
     with os.fdopen(fd, "rb") as file:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise Refused(f"{path} is not a plain file; nothing was changed")
         sha256 = _prefix(file, found.st_size)  # of this size exactly: a log may grow while it is read
         if sha256 is None:
             raise Drifted(f"{path} became shorter while it was read; nothing was changed")
