@@ -21,6 +21,9 @@ from services.cbo.tasks import Task, targets_of
 
 log = structlog.get_logger(__name__)
 
+STOPPED = "stopped by the kill switch"
+"""How the worker's ack begins when the kill switch came between claim and effect: the objective is planned again."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
@@ -169,9 +172,9 @@ class Critic:
         return verdict, probed.prober, probed.found
 
     def _touched_later(self, task: Task, claims: Sequence[Json]) -> str:
+        """The newest later task that changed what would be looked at (not just the same live log)."""
         assert task.ended_at is not None
-        targets = dict.fromkeys([*(str(each.get("target")) for each in claims), *targets_of(task.ack or {})])
-        for target in targets:
+        for target in dict.fromkeys(str(each.get("target")) for each in claims):
             found = self._bridge.store.rows("targets_later", target, iso(task.ended_at), task.id)
             if found:
                 return str(found[0][0])
@@ -234,6 +237,8 @@ class Critic:
             self._bridge.beliefs.cost(task.domain, task.procedure, task.ack.get("cost", {}), now)
         if task.objective_id:
             self._overtake(task)
+            if task.state == "cancelled" and task.why.startswith(STOPPED):
+                store.run("objective_again", task.objective_id)
         if task.state == "rehearsed" and score.stability == 0.0:
             store.answer_task(task, "rejected", "a probe refuted the rehearsal")
         if not task.has_effects or not score.worked:

@@ -131,6 +131,7 @@ class Answer:
     reverted: bool = False
     effects: tuple[Json, ...] | None = None
     claims: bool = True
+    detail: str = "done as planned"
 
 
 class Crash(BaseException):
@@ -242,7 +243,7 @@ class Station:
             started_at=ended - timedelta(seconds=how.seconds),
             ended_at=ended,
             duration_seconds=how.seconds,
-            detail="done as planned",
+            detail=how.detail,
             files_changed=how.files,
             plan={"changes": [change], "notes": ""} if status == "rehearsed" else {},
             plan_digest=f"plan-{task.task_id}" if status == "rehearsed" else "",

@@ -130,6 +130,17 @@ def test_a_flag_set_by_hand_is_audited_as_an_override(station: Station) -> None:
     assert overrides.value == 1.0
 
 
+def test_what_the_kill_switch_stopped_between_claim_and_effect_is_planned_again(station: Station) -> None:
+    station.cbo.desk.submit("rotate the logs", "log_rotation", {}, Schedule(), "once", "operator")
+    station.answer.status, station.answer.detail = "cancelled", "stopped by the kill switch: look first"
+    station.pulse()
+    station.answer.status = None
+    record = station.pulse()
+    assert all(not each["worked"] for each in record["critique"]["ended"]), "neither success nor failure"
+    station.pulse()
+    assert sum(task.domain == "log_rotation" for task in station.done) == 2
+
+
 @pytest.mark.parametrize("point", ["planned", "submitted", "dispatched", "probed", "settled", "committed"])
 def test_a_crash_anywhere_in_a_pulse_repeats_nothing_and_loses_nothing(station: Station, point: str) -> None:
     station.pulse(2)
@@ -509,3 +520,19 @@ def test_an_expired_task_is_a_failure(station: Station) -> None:
 def test_a_pulse_says_when_it_began_and_how_old_it_is(station: Station) -> None:
     record = station.pulse()
     assert parse_iso(record["started_at"]) == station.clock.now() - timedelta(seconds=60)
+
+
+def test_what_a_later_task_changed_is_superseded_but_only_if_it_would_be_looked_at(station: Station) -> None:
+    promote(station)
+    shared = {"op": "rotate", "target": str(station.layout.root / "reports" / "diagnostics" / "live.log")}
+    station.answer.effects = (shared,)
+    station.pulse(4)
+    first = next(task for task in station.done if not task.rehearsal)
+    store = station.cbo.bridge.store
+    verdict = {row["window"]: row["verdict"] for row in store.rows("verifications_of", first.task_id)}
+    assert verdict["+1m"] == "held", "the archive it claims is untouched, though the live log was rotated again"
+    claimed = store.task(first.task_id).ack["claims"][0]["target"]  # type: ignore[index]  # it was acked
+    station.answer.effects = ({"op": "remove", "target": claimed},)
+    station.pulse(70)
+    verdict = {row["window"]: row["verdict"] for row in store.rows("verifications_of", first.task_id)}
+    assert verdict["+1h"] == "superseded"

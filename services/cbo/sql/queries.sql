@@ -35,6 +35,9 @@ SELECT * FROM objective WHERE state = 'active' ORDER BY created_at, id;
 SELECT * FROM objective ORDER BY created_at DESC, id DESC LIMIT 1000;
 -- name: objective_planned
 UPDATE objective SET last_planned_at = ?, tasks = tasks + 1, domain = ?, note = '' WHERE id = ?;
+-- name: objective_again
+UPDATE objective SET last_planned_at = NULL
+WHERE id = ? AND state = 'active' AND every_pulse = 0 AND every_seconds IS NULL;
 -- name: objective_note
 UPDATE objective SET note = ? WHERE id = ?;
 -- name: objective_move
