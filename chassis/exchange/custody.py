@@ -218,13 +218,14 @@ class Custody:
             self.bury(place, back.reason)
             return back
         not_before = self._clock.now() + timedelta(seconds=back.delay_seconds)
-        return back if self.next_epoch(place, manifest, not_before if back.to == "later" else None) else None
+        moved = self.next_epoch(place, manifest, not_before if back.to == "later" else None, back.reason)
+        return back if moved else None
 
-    def next_epoch(self, place: Place, manifest: Manifest, not_before: datetime | None) -> bool:
+    def next_epoch(self, place: Place, manifest: Manifest, not_before: datetime | None, reason: str) -> bool:
         """The mark of the new epoch is durable before the task moves, so that an older file is never taken for it."""
         epoch = place.epoch + 1
         record = self._folder.record(place.task_id)
-        write_json(record / f"e{epoch}", {"not_before": iso(not_before) if not_before else None})
+        write_json(record / f"e{epoch}", {"not_before": iso(not_before) if not_before else None, "reason": reason})
         target = self._folder.later(place.task_id, epoch) if not_before else self._folder.ready(manifest, epoch)
         try:
             move_into(place.path, target)

@@ -172,7 +172,7 @@ class FilesExchange(Exchange):
             self._folder.genuine(place)
         except Unfit:
             return False  # it would only come back here
-        return self._custody.next_epoch(place, manifest, None)
+        return self._custody.next_epoch(place, manifest, None, "")
 
     def cancel(self, task_id: TaskId, reason: str) -> bool:
         def end(place: Place, manifest: Manifest) -> bool:
@@ -212,7 +212,7 @@ class FilesExchange(Exchange):
                 )
             place = self._folder.find(task_id, manifest, self._folder.epoch(task_id))
             if place is not None:
-                reason = self._folder.reason(place) if place.state == "dead" else ""
+                reason = self._folder.reason(place)
                 return TaskView(
                     task_id=task_id, state=place.state, epoch=place.epoch, manifest=manifest, ack=None, reason=reason
                 )

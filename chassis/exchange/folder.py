@@ -252,11 +252,16 @@ class Folder:
             return None
 
     def reason(self, place: Place) -> str:
-        try:
-            said = json.loads(read_regular(place.path.with_name(f"{place.task_id}.e{place.epoch}.reason.json"), 65536))
-        except (OSError, ValueError):
+        """Why a task is dead, or why it is at another epoch than its first; else empty."""
+        why = self.record(place.task_id) / f"e{place.epoch}"
+        if place.state == "dead":
+            why = place.path.with_name(f"{place.task_id}.e{place.epoch}.reason.json")
+        elif place.epoch == 1:
             return ""
-        return str(said.get("reason", "")) if isinstance(said, dict) else ""
+        try:
+            return str(json.loads(read_regular(why, 65536))["reason"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
 
 
 class Ungranted(Unfit):

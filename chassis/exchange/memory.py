@@ -82,7 +82,8 @@ class MemoryExchange(Exchange):
                 task = _Task(manifest=manifests[index], state="held")
                 self._tasks[task.manifest.task_id] = task
                 if not hold:
-                    self._put(task)
+                    placement = rules.place(task.manifest, self._ack_of)
+                    task.state = "ready" if placement.state == "ready" else "waiting"
                 answers[index] = Receipt(task_id=task.manifest.task_id, state=task.state)
             return [answers[index] for index in range(len(manifests))]
 
@@ -149,7 +150,7 @@ class MemoryExchange(Exchange):
             for task in mine:
                 if len(claims) >= n:
                     break
-                if stopped and not task.manifest.undo_of:
+                if stopped and not (task.manifest.undo_of and self._valid(task.manifest)):
                     continue
                 if not self._valid(task.manifest):
                     task.state, task.reason = "dead", "no valid grant"
@@ -250,12 +251,12 @@ class MemoryExchange(Exchange):
 
     def _sweep_one(self, task: _Task, now: datetime, done: rules.Sweeping) -> None:
         task_id = task.manifest.task_id
-        if task.state in ("ready", "waiting", "held") and self._expired(task.manifest):
+        if task.state in ("ready", "waiting", "held") and not self._valid(task.manifest):
+            task.state, task.reason, task.not_before = "dead", "no valid grant", None
+            done.quarantined.append(task_id)
+        elif task.state in ("ready", "waiting", "held") and self._expired(task.manifest):
             self._end(task, "expired", "its time ran out before anyone took it")
             done.expired.append(task_id)
-        elif task.state == "ready" and not self._valid(task.manifest):
-            task.state, task.reason = "dead", "no valid grant"
-            done.quarantined.append(task_id)
         elif task.state == "waiting" and (task.not_before is None or now >= task.not_before):
             task.not_before = None
             self._put(task)
