@@ -153,4 +153,4 @@ def _same(answer):
 
 
 TestBothAdapters = BothAdapters.TestCase
-TestBothAdapters.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestBothAdapters.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

@@ -1,0 +1,362 @@
+"""What only the folder has: hostile files, crashes at every line, real kills, restarts, torn ends."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from exchange_world import LEASE, PRIVATE, PUBLIC, VERIFIER, World, task
+
+from chassis.canonical import canonical_json
+from chassis.errors import AlreadyAcked, LeaseLost, Refused, ResourceExhausted
+from chassis.exchange import custody, files, moves
+from chassis.exchange.files import FilesExchange
+
+
+class Crash(BaseException):
+    """The process is gone at this point."""
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World("files", tmp_path)
+
+
+def ready(world: World, name: str) -> Path:
+    return world.root / "svf" / "ready" / "governor" / "p5" / f"{name}.e1.ready"
+
+
+def test_the_layout_is_the_documented_one(world: World) -> None:
+    world.exchange.submit_many([world.task("a"), world.task("b", dependencies=("a",))])
+    world.exchange.submit(world.task("c"), hold=True)
+    svf = world.root / "svf"
+    assert ready(world, "a").is_file()
+    assert (svf / "waiting" / "b.waiting").is_file()
+    assert (svf / "held" / "c.e1.held").is_file()
+    claim = world.claim()
+    world.exchange.heartbeat(claim)
+    assert {p.name for p in (svf / "claimed" / "w1").iterdir()} == {"a.e1.claimed", "a.e1.hb"}
+    world.exchange.ack(claim, world.ack(claim))
+    assert (svf / "done" / "20260101" / "a.e1.done").is_file()
+    assert list((svf / "acks").glob("??/a/ack.json"))
+    assert list((svf / "claimed" / "w1").iterdir()) == []
+    assert [p.name for p in (svf / "tmp").iterdir()] == [".lock"]
+
+
+def _plant(folder: Path, kind: str, world: World) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    good = canonical_json(world.task("victim").to_json())
+    odd = {**world.task("odd").to_json(), "artifacts": ["x"], "params": {"a": 1}}
+    {
+        "fifo": lambda: os.mkfifo(folder / "fifo.e1.ready"),
+        "link": lambda: (folder / "link.e1.ready").symlink_to("/etc/passwd"),
+        "folder": lambda: (folder / "folder.e1.ready").mkdir(),
+        "name": lambda: (folder / "x y;rm -rf.ready").write_bytes(good),
+        "bytes": lambda: (folder / "bytes.e1.ready").write_bytes(b"\xff\x00{"),
+        "deep": lambda: (folder / "deep.e1.ready").write_bytes(b"[" * 100_000),
+        "huge": lambda: (folder / "huge.e1.ready").write_bytes(b" " * 300_000),
+        "empty": lambda: (folder / "empty.e1.ready").write_bytes(b""),
+        "odd": lambda: (folder / "odd.e1.ready").write_bytes(canonical_json(odd)),
+        "other": lambda: (folder / "victim2.e1.ready").write_bytes(good),
+        "nan": lambda: (folder / "nan.e1.ready").write_bytes(good.replace(b"600.0", b"NaN").replace(b"victim", b"nan")),
+        "unsigned": lambda: (folder / "u.e1.ready").write_bytes(
+            canonical_json(world.task("u", sign=False).to_json())
+        ),
+        "epoch": lambda: (folder / "e.e99999999999.ready").write_bytes(good),
+        "unicode": lambda: (folder / os.fsdecode(b"\xff\xfe.e1.ready")).write_bytes(good),
+    }[kind]()  # fmt: skip
+
+
+KINDS = (
+    "fifo", "link", "folder", "name", "bytes", "deep", "huge", "empty", "odd", "other", "nan", "unsigned", "epoch",
+    "unicode",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("by", ["claim", "sweep"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_hostile_hand_drops_in_is_set_aside_with_a_reason_and_stops_nothing(
+    world: World, kind: str, by: str
+) -> None:
+    _plant(ready(world, "x").parent, kind, world)
+    world.exchange.submit(world.task("zz-good"))
+    if by == "sweep":
+        assert len(world.exchange.sweep().quarantined) == 1
+    assert [c.manifest.task_id for c in world.exchange.claim("governor", "w1", 5)] == ["zz-good"]
+    dead = {p.name for p in (world.root / "svf" / "dead").iterdir()}
+    assert len([name for name in dead if name.endswith(".reason.json")]) == 1
+    assert len(dead) == 2
+    reason = json.loads(next((world.root / "svf" / "dead").glob("*.reason.json")).read_bytes())["reason"]
+    assert reason
+
+
+def test_a_copy_of_a_signed_task_is_never_run_again(world: World) -> None:
+    world.exchange.submit(world.task("a"))
+    copy = ready(world, "a").read_bytes()
+    claim = world.claim()
+    ready(world, "a").write_bytes(copy)
+    assert world.exchange.claim("governor", "w2") == [], "not while it is being worked on"
+    assert world.exchange.check(claim)
+    world.exchange.ack(claim, world.ack(claim))
+    for epoch in (1, 2):
+        ready(world, "a").with_name(f"a.e{epoch}.ready").write_bytes(copy)
+        assert world.exchange.claim("governor", "w2") == [], "not after it has ended"
+    assert world.exchange.get("a").ack.epoch == 1
+
+
+def test_a_task_under_another_pool_or_priority_than_its_own_is_not_handed_out(world: World) -> None:
+    world.exchange.submit_many([world.task("a"), world.task("b")])
+    for name, pool, priority in (("a", "guardian", "p5"), ("b", "governor", "p9")):
+        folder = world.root / "svf" / "ready" / pool / priority
+        folder.mkdir(parents=True)
+        ready(world, name).rename(folder / f"{name}.e1.ready")
+        assert world.exchange.claim(pool, "w1") == []
+
+
+def test_a_station_restored_from_a_copy_keeps_its_tasks(world: World, tmp_path: Path) -> None:
+    world.exchange.submit_many([world.task("a"), world.task("b", dependencies=("a",))])
+    shutil.copytree(tmp_path / "svf", tmp_path / "copy" / "svf")  # hard links become files of their own
+    restored = World("files", tmp_path / "copy", world.clock)
+    claim = restored.claim()
+    restored.exchange.ack(claim, restored.ack(claim))
+    restored.exchange.sweep()
+    assert restored.claim().manifest.task_id == "b"
+
+
+def test_a_task_whose_record_was_lost_in_a_power_cut_is_still_itself(world: World) -> None:
+    world.exchange.submit(world.task("a"))
+    shutil.rmtree(next((world.root / "svf" / "acks").glob("??/a")))
+    claim = world.claim()
+    world.exchange.ack(claim, world.ack(claim))
+    assert world.exchange.get("a").state == "done"
+
+
+def test_a_missing_key_means_nothing_is_handed_out(world: World, tmp_path: Path) -> None:
+    from chassis.exchange.grants import Verifier
+
+    world.exchange.submit(world.task("a"))
+    blind = Verifier.load(tmp_path / "nowhere.pub")
+    exchange = FilesExchange(tmp_path / "svf", world.clock, blind.valid, world.kill_switch, LEASE)
+    assert exchange.claim("governor", "w1") == []
+
+
+def test_a_full_disk_at_submit_publishes_nothing_and_says_so(world: World, monkeypatch) -> None:
+    def full(path: Path, data: bytes, **_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "write_new", full)
+    with pytest.raises(ResourceExhausted):
+        world.exchange.submit(world.task("a"))
+    monkeypatch.undo()
+    assert world.exchange.get("a").state == "unknown"
+    assert world.exchange.submit(world.task("a")).state == "ready"
+
+
+def test_a_full_disk_at_ack_leaves_the_claim_and_the_ack_can_be_repeated(world: World, monkeypatch) -> None:
+    world.exchange.submit(world.task("a"))
+    claim = world.claim()
+
+    def full(path: Path, data: bytes, **_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(custody, "write_new", full)
+    with pytest.raises(OSError, match="No space"):
+        world.exchange.ack(claim, world.ack(claim))
+    monkeypatch.undo()
+    assert world.exchange.check(claim)
+    world.exchange.ack(claim, world.ack(claim))
+    assert world.exchange.get("a").state == "done"
+
+
+def test_a_network_file_system_is_refused_by_name(world: World, tmp_path: Path, monkeypatch) -> None:
+    device = tmp_path.stat().st_dev
+    line = f"1 1 {os.major(device)}:{os.minor(device)} / /x rw - nfs4 server:/x rw\n"
+    monkeypatch.setattr(Path, "read_text", lambda self: line)
+    with pytest.raises(Refused, match="nfs4"):
+        moves.refuse_network_file_system(tmp_path)
+
+
+def test_without_renameat2_a_move_still_never_replaces(world: World, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(moves, "_renameat2", None)
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_text("1")
+    two.write_text("2")
+    with pytest.raises(FileExistsError):
+        moves.move(one, two)
+    with pytest.raises(FileNotFoundError):
+        moves.move(tmp_path / "none", tmp_path / "three")
+    moves.move(one, tmp_path / "three")
+    assert (two.read_text(), (tmp_path / "three").read_text(), one.exists()) == ("2", "1", False)
+
+
+def _crash_in(monkeypatch, module, name: str, at: int) -> None:
+    """Crash right before, or (odd `at`) right after, the n-th call of a primitive."""
+    real, calls = getattr(module, name), iter(range(10_000))
+
+    def crashing(*args, **kwargs):
+        call = next(calls)
+        if call == at // 2 and at % 2 == 0:
+            raise Crash
+        result = real(*args, **kwargs)
+        if call == at // 2:
+            raise Crash
+        return result
+
+    monkeypatch.setattr(module, name, crashing)
+
+
+@pytest.mark.parametrize("at", range(6))
+@pytest.mark.parametrize("name", ["write_new", "move_into", "fsync_dir"])
+def test_a_submit_killed_anywhere_is_repeated_without_loss_or_double(world: World, monkeypatch, name, at) -> None:
+    tasks = [world.task("a"), world.task("b", dependencies=("a",))]
+    _crash_in(monkeypatch, files, name, at)
+    with contextlib.suppress(Crash):
+        world.exchange.submit_many(tasks)
+    monkeypatch.undo()
+    world.exchange = world.open()
+    world.exchange.submit_many(tasks)
+    assert world.exchange.depth() == {"held": 0, "waiting": 1, "ready": 1, "claimed": 0, "dead": 0}
+    claim = world.claim()
+    world.exchange.ack(claim, world.ack(claim))
+    world.exchange.sweep()
+    assert world.claim().manifest.task_id == "b"
+
+
+@pytest.mark.parametrize("at", range(6))
+@pytest.mark.parametrize("name", ["write_new", "move_into", "fsync_dir"])
+def test_an_ack_killed_anywhere_is_there_once_or_the_task_comes_back(world: World, monkeypatch, name, at) -> None:
+    world.exchange.submit(world.task("a"))
+    claim = world.claim()
+    _crash_in(monkeypatch, custody, name, at)
+    with contextlib.suppress(Crash):
+        world.exchange.ack(claim, world.ack(claim, detail="first"))
+    monkeypatch.undo()
+    world.exchange = world.open()
+    world.stale()
+    world.clock.advance(1)
+    world.exchange.sweep()
+    if world.exchange.get("a").state != "done":
+        again = world.claim(worker="w2")
+        assert again.epoch == 2
+        world.exchange.ack(again, world.ack(again, detail="second"))
+        with pytest.raises((LeaseLost, AlreadyAcked)):
+            world.exchange.ack(claim, world.ack(claim))
+    assert world.exchange.get("a").state == "done"
+    assert len(list((world.root / "svf" / "done").rglob("*.done"))) == 1
+    assert not list((world.root / "svf" / "claimed").rglob("*.*")), "nothing is left beside"
+
+
+CHILD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[4])
+from datetime import UTC, datetime, timedelta
+from chassis.clock import SystemClock
+from chassis.errors import CalyxError
+from chassis.exchange.files import FilesExchange
+from chassis.exchange.grants import Signer, Verifier
+from chassis.exchange.manifest import Ack, Manifest, TaskId
+from chassis.killswitch import KillSwitch
+root, boot = Path(sys.argv[1]), int(sys.argv[5])
+signer, verifier, clock = Signer.load(Path(sys.argv[2])), Verifier.load(Path(sys.argv[3])), SystemClock()
+exchange = FilesExchange(root / "svf", clock, verifier.valid, KillSwitch(root / "flag"), 60)
+submitted, acked = (open(root / name, "a", buffering=1) for name in ("submitted", "acked"))
+worker = exchange.join("governor")
+print("up", flush=True)
+n = 0
+while True:
+    now = clock.now()
+    batch = [Manifest(station_id="st", task_id=TaskId(f"t-{boot}-{n}-{i}"), owner="governor", issuer="cbo",
+        domain="d", procedure="p", created_at=now, expires_at=now + timedelta(hours=1), ttl_seconds=3600,
+        max_attempts=99) for i in range(3)]
+    n += 1
+    for receipt in exchange.submit_many([signer.sign(m) for m in batch]):
+        submitted.write(receipt.task_id + "\\n")
+    for claim in exchange.claim("governor", worker, 4):
+        exchange.heartbeat(claim)
+        exchange.ack(claim, Ack(task_id=claim.manifest.task_id, epoch=claim.epoch, agent="g", status="done",
+            started_at=now, ended_at=now, duration_seconds=0.0))
+        acked.write(claim.manifest.task_id + "\\n")
+"""
+
+
+def test_thirty_real_kills_lose_nothing_double_nothing_and_free_every_claim(world: World) -> None:
+    root, rng = world.root, random.Random(20261123)
+    here = str(Path(__file__).parents[2])
+    for boot in range(30):
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(root), str(PRIVATE), str(PUBLIC), here, str(boot)],
+            stdout=subprocess.PIPE, cwd=here,
+        )  # fmt: skip
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"up\n"
+        until = time.monotonic() + rng.uniform(0.0, 0.03)
+        while time.monotonic() < until:
+            pass
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+    exchange = world.open()
+    worker = exchange.join("governor")
+    assert worker == "governor-000001", "each boot took its dead forerunner's slot"
+    assert exchange.depth()["claimed"] == 0, "no claim outlives its process"
+    exchange.sweep()
+    told = {name: (root / name).read_text().split() for name in ("submitted", "acked")}
+    assert len(told["acked"]) == len(set(told["acked"])), "at most one ack of each task was taken"
+    for name in told["acked"]:
+        assert exchange.get(name).state == "done", "what was acked stays acked"
+    for name in told["submitted"]:
+        assert exchange.get(name).state in ("ready", "done"), "what was submitted is there"
+    done = [p.name for p in (root / "svf" / "done").rglob("*.done")]
+    assert len({name.rsplit(".e", 1)[0] for name in done}) == len(done), "each task ended once"
+    assert len(done) == len(list((root / "svf" / "acks").rglob("ack.json"))), "and has its ack"
+    left = 0
+    while claims := exchange.claim("governor", worker, 50):
+        left += len(claims)
+        for claim in claims:
+            exchange.ack(claim, world.ack(claim))
+    assert exchange.depth() == {"held": 0, "waiting": 0, "ready": 0, "claimed": 0, "dead": 0}
+    assert left + len(done) >= len(set(told["submitted"])) > 0
+
+
+def test_pauses_survive_a_restart_of_the_reaper(world: World) -> None:
+    world.exchange.submit(world.task("a", ttl_seconds=10))
+    world.kill_switch.engage("x", "me", world.clock.now())
+    world.exchange.sweep()
+    world.clock.advance(1000)
+    world.exchange = world.open()
+    world.kill_switch.release()
+    world.exchange.sweep()
+    world.clock.advance(9)
+    assert world.claim().manifest.task_id == "a"
+
+
+def test_a_claim_on_an_empty_pool_looks_at_one_folder(world: World, monkeypatch) -> None:
+    world.exchange.submit(world.task("a"))
+    claim = world.claim()
+    world.exchange.ack(claim, world.ack(claim))
+    world.exchange.sweep()
+    looked: list[object] = []
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: looked.append(path) or real(path))
+    assert world.exchange.claim("governor", "w1") == []
+    assert len(looked) == 1
+
+
+def test_a_task_signed_with_another_key_is_refused(tmp_path: Path, world: World) -> None:
+    from chassis.exchange.grants import Signer, generate_key
+
+    generate_key(tmp_path / "other.key", tmp_path / "other.pub")
+    assert (tmp_path / "other.key").stat().st_mode & 0o777 == 0o600
+    forged = Signer.load(tmp_path / "other.key").sign(task(world.clock, "a", sign=False))
+    assert not VERIFIER.valid(forged)
+    assert not VERIFIER.valid(forged.with_grant("not base64 ä"))
+    world.exchange.submit(forged)
+    assert world.exchange.claim("governor", "w1") == []
