@@ -13,7 +13,7 @@ from chassis.layout import Layout
 from chassis.runtime.port import TargetState
 from services.guardian.causes import Evidence, root_cause
 from services.guardian.configs import Configs
-from services.guardian.evidence import Machine, last_errors
+from services.guardian.evidence import Machine, last_words
 from services.guardian.health import Probe
 from services.guardian.incidents import Action, Class, Decision
 from services.guardian.records import Incident, Incidents
@@ -192,5 +192,5 @@ class Casebook:
             config_suspect=self.configs.suspect(target),
             down_too=tuple(down_too),
             recent_faults=len(self.incidents.newest(limit=50, since=now - timedelta(hours=1), target=target)),
-            errors=last_errors(self.layout.logs / f"{target}.log", now),
+            errors=last_words(self.layout.logs, target, now),
         )

@@ -11,6 +11,7 @@ from typing import Protocol
 import psutil
 
 from chassis.clock import parse_iso
+from chassis.logging import redact_text
 
 TAIL_BYTES = 64 * 1024
 MAX_LINES = 5
@@ -70,6 +71,19 @@ class UnknownMachine:
 
     def booted_at(self) -> datetime | None:
         return None
+
+
+def last_words(folder: Path, service: str, now: datetime) -> tuple[str, ...]:
+    """The last errors of a service within two minutes: from its log, then what Python itself said at its end."""
+    output = folder / f"{service}.out"
+    try:
+        fresh = now.timestamp() - output.stat().st_mtime <= RECENT.total_seconds()
+        lines = output.read_bytes()[-TAIL_BYTES:].decode(errors="replace").split("\n") if fresh else []
+    except OSError:
+        lines = []
+    said = [line.strip() for line in lines if line.strip()]
+    last = (redact_text(said[-1])[:300],) if said else ()
+    return (*last_errors(folder / f"{service}.log", now), *last)[-MAX_LINES:]
 
 
 def last_errors(log_file: Path, now: datetime) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from chassis.runtime.port import Runtime, TargetState
 from services.guardian.casebook import STATION, Casebook, NoTally, Tally
 from services.guardian.causes import Evidence
 from services.guardian.configs import Configs
-from services.guardian.evidence import Machine, last_errors
+from services.guardian.evidence import Machine, last_words
 from services.guardian.health import Health, HealthProbe, Probe, Row, all_up, view
 from services.guardian.incidents import (
     Action,
@@ -139,7 +139,7 @@ class Guardian:
             target=SELF,
             process="failed",
             process_detail="the machine was started anew since" if rebooted else "guardian/running was still there",
-            errors=last_errors(self._layout.logs / f"{SELF}.log", self._began_at),
+            errors=last_words(self._layout.logs, SELF, self._began_at),
         )
         self._book.unclean_start(SELF, last.at, evidence)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from chassis.clock import iso
 from services.guardian.causes import Evidence, root_cause
-from services.guardian.evidence import last_errors
+from services.guardian.evidence import last_errors, last_words
 
 EVIDENCE = st.builds(
     Evidence,
@@ -66,3 +66,11 @@ def test_only_recent_error_lines_count_and_torn_ones_do_no_harm(tmp_path: Path) 
     )
     assert last_errors(log, now) == ("new: w",)
     assert last_errors(tmp_path / "none.log", now) == ()
+
+
+def test_what_python_said_at_the_end_counts_while_it_is_fresh(tmp_path: Path) -> None:
+    output = tmp_path / "memory.out"
+    output.write_text("Traceback\nmemory: bad settings: CALYX_MEMORY_X: not a number\n\n")
+    written = datetime.fromtimestamp(output.stat().st_mtime, UTC)
+    assert last_words(tmp_path, "memory", written) == ("memory: bad settings: CALYX_MEMORY_X: not a number",)
+    assert last_words(tmp_path, "memory", written + timedelta(minutes=5)) == ()
