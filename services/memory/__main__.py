@@ -41,7 +41,7 @@ def main() -> None:
     identity = load_identity(layout)
     clock, executor = SystemClock(), ThreadExecutor("memory", threads=4)
     owned = own(layout.memory)
-    embedder = open_embedder(settings)
+    embedder = open_embedder(settings, layout.memory / "model")
     store = Store(layout.memory / "experience.sqlite")
     memory = Memory(
         store=store,
@@ -102,11 +102,11 @@ def own(folder: Path) -> IO[bytes]:
     return lock
 
 
-def open_embedder(settings: MemorySettings) -> MiniLM:
+def open_embedder(settings: MemorySettings, prepared: Path) -> MiniLM:
     """The packaged model, or the one in the folder given."""
     if settings.model_dir is not None:
-        return MiniLM.from_folder(settings.model_dir, cached_texts=settings.cached_texts)
-    return MiniLM.packaged(cached_texts=settings.cached_texts)
+        return MiniLM.from_folder(settings.model_dir, cached_texts=settings.cached_texts, prepared=prepared)
+    return MiniLM.packaged(cached_texts=settings.cached_texts, prepared=prepared)
 
 
 def open_index(settings: MemorySettings, folder: Path, embedder: MiniLM, store: Store) -> VectorIndex:

