@@ -51,7 +51,7 @@ def _capacity_rows(path: Path, minutes: int, until: datetime) -> Iterator[Row]:
     lines = (line.decode(errors="replace") for line in whole_lines(path))
     for row in csv.DictReader(lines):
         try:
-            start = bucket_start(parse_iso(row["at"]), minutes)
+            start = bucket_start(parse_iso(row["slot_start"]), minutes)
         except (KeyError, ValueError, TypeError):
             continue
         if start + timedelta(minutes=minutes) > until:
@@ -193,8 +193,8 @@ class MetricsSummary:
         return Outcome(detail=f"{len(claims)} daily summaries written", claims=tuple(claims), cost=cost)
 
     def stage_drill(self, folder: Path, procedure: str) -> Mapping[str, str]:
-        rows = ["at," + ",".join(f"{metric}_mean,{metric}_max" for metric in METRICS)]
-        rows += [f"2026-01-01T00:{minute:02d}:00.000000Z" + ",1.5,2.5" * len(METRICS) for minute in range(60)]
+        rows = ["slot_start," + ",".join(f"{metric}_mean,{metric}_max" for metric in METRICS)]
+        rows += [f"2020-01-01T00:{minute:02d}:00.000000Z" + ",1.5,2.5" * len(METRICS) for minute in range(60)]
         (folder / "capacity.csv").write_text("\n".join(rows) + "\n")
         (folder / "out").mkdir()
         return {"drill": str(folder)}

@@ -17,7 +17,7 @@ DAY = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def sources(root: Path, rows: int, value: float = 10.0) -> Sources:
-    lines = ["at," + ",".join(f"{metric}_mean,{metric}_max" for metric in METRICS)]
+    lines = ["slot_start," + ",".join(f"{metric}_mean,{metric}_max" for metric in METRICS)]
     for minute in range(rows):
         at = (DAY + timedelta(minutes=minute)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         cells = ",".join(f"{value + minute % 10},{value + minute % 10 + 1}" for _ in METRICS[:-1])
