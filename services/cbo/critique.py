@@ -310,8 +310,8 @@ class Critic:
 
 
 def _worth_remembering(task: Task) -> bool:
-    """Undos and cancelled tasks say nothing about how well a procedure works."""
-    return not task.undo_of and task.state != "cancelled"
+    """Undos, cancelled tasks and those without work say nothing about how well a procedure works."""
+    return not task.undo_of and task.state != "cancelled" and (task.ack or {}).get("status") != "no_work"
 
 
 def _duration(task: Task, ack: dict[str, Any]) -> float:
@@ -338,9 +338,7 @@ def experience_of(task: Task, now: datetime) -> Experience:
     """What is learned from one scored task."""
     ack: dict[str, Any] = task.ack or {}
     outcome: Outcome = "unknown"
-    if ack.get("status") == "no_work":
-        outcome = "no_work"
-    elif task.stability is not None:
+    if task.stability is not None:
         outcome = "success" if task.stability == 1.0 else "failure"
     return Experience(
         id=experience_id(task),

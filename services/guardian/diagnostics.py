@@ -6,6 +6,7 @@ content: `after_sha256` is null and the size 0 in both rehearsal and approval. A
 to the name that its rehearsal planned.
 """
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -120,11 +121,13 @@ class Diagnostics:
 
     def _oldest(self, task: Manifest) -> list[Path]:
         """The one report (both files) to drop for this one; names order by pulse, hence by time."""
-        kept = sorted(self._folder(task).glob("*.json"))
-        names = [path for path in kept if path not in self._targets(task)]
+        own = self._targets(task)[0].name
+        with os.scandir(self._folder(task)) as found:
+            names = sorted(each.name for each in found if each.name.endswith(".json") and each.name != own)
         if len(names) < KEPT_REPORTS:
             return []
-        return [path for path in (names[0], names[0].with_suffix(".md")) if path.is_file()]
+        oldest = self._folder(task) / names[0]
+        return [path for path in (oldest, oldest.with_suffix(".md")) if path.is_file()]
 
     def _claims(self, task: Manifest, report: Path) -> tuple[Json, ...]:
         data = report.read_bytes()

@@ -67,13 +67,13 @@ def test_the_ladder_is_the_fold_of_its_saved_entries(station: Station) -> None:
     assert station.cbo.bridge.ladder.rebuild("diagnostics") == station.cbo.bridge.ladder.standing("diagnostics")
 
 
-def test_no_work_is_neither_scored_nor_counted(station: Station) -> None:
+def test_no_work_is_neither_scored_nor_counted_nor_remembered(station: Station) -> None:
     station.answer.status = "no_work"
     record = station.pulse(3)
     assert record["critique"]["ended"][0]["tes_note"] == "no work"
     assert record["critique"]["tes"]["diagnostics"]["value"] is None
     assert station.cbo.bridge.ladder.standing("diagnostics").run == 0
-    assert next(iter(station.memory.experiences.values())).outcome == "no_work"
+    assert station.memory.experiences == {}
 
 
 def test_an_ack_without_claims_leaves_the_tes_unknown_and_three_freeze(station: Station) -> None:
