@@ -4,11 +4,15 @@ import re
 from collections.abc import Iterable
 
 GONE = "[redacted]"
-_NAMES = r"[\w.-]*(?:token|passw(?:or)?d|passphrase|secret|api[_-]?key|private[_-]?key|access[_-]?key|credential)s?"
+_WORDS = r"token|passw(?:or)?d|passphrase|secret|(?:api|private|access|secret)[_-]?key|credential"
+_NAMES = rf"(?:{_WORDS})s?(?:[_-](?:key|value))?"
 _NAMED = re.compile(
     rf"(?i)({_NAMES})((?:\\?[\"'])?\s*[:=]\s*)(\\\".*?\\\"|\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\s,;&}}\"'\]]+)"
 )
-"""name=value, name: value, "name": "value", and the same escaped inside a JSON text."""
+"""name=value, name: value, "name": "value", and the same escaped inside a JSON text.
+
+No part of it may run over a whole line from every position: logs hold long lines, and this reads megabytes.
+"""
 
 _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), GONE),

@@ -3,12 +3,20 @@
 from datetime import timedelta
 from typing import Any
 
-from chassis.clock import Clock, iso
 from dashboard_fakes import FakeStation, figure
+
+from chassis.clock import Clock, iso
 
 
 def reading(cpu: float = 12.4, ram: float = 41.2, age: float = 2.0) -> dict[str, Any]:
-    absent = {"value": None, "state": "absent", "unit": "percent", "age_seconds": 0.0, "coverage": None, "note": "no swap"}
+    absent = {
+        "value": None,
+        "state": "absent",
+        "unit": "percent",
+        "age_seconds": 0.0,
+        "coverage": None,
+        "note": "no swap",
+    }
     return {
         "at": None,
         "cpu_percent": figure(cpu, age=age),
@@ -179,7 +187,10 @@ def busy(clock: Clock) -> FakeStation:
             {"op": "remove", "target": "/station/work/governor/old-scratch", "size_bytes": 88080384},
         ]),
     ]  # fmt: skip
-    station.incident_list = [incident(clock, "in-7", "memory", 95.0, 91.0), incident(clock, "in-3", "governor", 7300, 7290)]
+    station.incident_list = [
+        incident(clock, "in-7", "memory", 95.0, 91.0),
+        incident(clock, "in-3", "governor", 7300, 7290),
+    ]
     marks = ["up"] * 37 + ["down"] + ["up"] * 105
     station.slot_list = [
         {"start": iso(clock.now() - timedelta(minutes=len(marks) - n)), "state": state} for n, state in enumerate(marks)

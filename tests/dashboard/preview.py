@@ -1,4 +1,4 @@
-"""Look at the page without a station: python tests/dashboard/preview.py SCENE PORT [stopped] [late]
+"""Look at the page without a station: PYTHONPATH=.:protos/gen python tests/dashboard/preview.py SCENE PORT [stopped] [late]
 
 SCENE: empty, busy, trouble. `stopped` engages the kill switch; `late` takes the governor down after the first round.
 """
@@ -8,12 +8,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[2] / "protos/gen")]
+from dashboard_fakes import bench
+from dashboard_scenes import SCENES
 
 from chassis.clock import SystemClock
 from chassis.executor import ThreadExecutor
-from dashboard_fakes import bench
-from dashboard_scenes import SCENES
 from services.dashboard.http import bind, serve
 
 
