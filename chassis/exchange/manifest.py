@@ -13,6 +13,9 @@ from chassis.errors import InvalidInput
 TaskId = NewType("TaskId", str)
 TASK_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,119}")
 MAX_MANIFEST_BYTES = 256 * 1024
+_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{3}|\.[0-9]{6})?(Z|[+-][0-9]{2}:[0-9]{2})"
+)
 
 _TEXTS = (
     "objective", "rehearsal_of", "plan_digest", "approval", "undo_of", "objective_id", "pulse_id", "level",
@@ -86,10 +89,10 @@ class Manifest:
             raise InvalidInput(f"manifest has an unknown field {sorted(unknown)[0]!r}")
         try:
             made = {**value}
-            made["created_at"], made["expires_at"] = (
-                parse_iso(value["created_at"]),
-                parse_iso(value["expires_at"]),
-            )
+            for name in ("created_at", "expires_at"):
+                if not _TIME.fullmatch(value[name]):
+                    raise InvalidInput(f"manifest field {name} must be a time like 2026-01-31T09:30:00.000000Z")
+                made[name] = parse_iso(value[name])
             for name in ("dependencies", "artifacts"):
                 if not isinstance(value.get(name, []), list):
                     raise InvalidInput(f"manifest field {name} must be a list")
