@@ -1,4 +1,6 @@
-"""Look at the page without a station: PYTHONPATH=.:protos/gen python tests/dashboard/preview.py SCENE PORT [stopped] [late]
+"""Look at the page without a station.
+
+PYTHONPATH=.:protos/gen python tests/dashboard/preview.py SCENE PORT [stopped] [late]
 
 SCENE: empty, busy, trouble. `stopped` engages the kill switch; `late` takes the governor down after the first round.
 """
