@@ -122,6 +122,8 @@ class Diagnostics:
     def _oldest(self, task: Manifest) -> list[Path]:
         """The one report (both files) to drop for this one; names order by pulse, hence by time."""
         own = self._targets(task)[0].name
+        if not self._folder(task).is_dir():
+            return []
         with os.scandir(self._folder(task)) as found:
             names = sorted(each.name for each in found if each.name.endswith(".json") and each.name != own)
         if len(names) < KEPT_REPORTS:
