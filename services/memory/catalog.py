@@ -2,8 +2,7 @@
 
 import threading
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from services.memory.experience import Outcome
 
 OUTCOMES = tuple(Outcome)
+_CODE = {outcome: code for code, outcome in enumerate(OUTCOMES)}
 _ROW = np.dtype(
     [
         ("seq", np.int64),
@@ -25,9 +25,11 @@ _ROW = np.dtype(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """One row to be: `occurred` in seconds since 1970 (UTC), `tes` NaN when unknown."""
+class Facts(NamedTuple):
+    """One row to be; a tuple, since a start makes one per row of the store.
+
+    `occurred` in seconds since 1970 (UTC), `tes` NaN when unknown.
+    """
 
     seq: int
     objective: str
@@ -115,7 +117,7 @@ class Catalog:
                 self.namespaces.code(facts.namespace),
                 self.domains.code(facts.domain),
                 self.procedures.code(facts.procedure),
-                OUTCOMES.index(facts.outcome),
+                _CODE[facts.outcome],
                 facts.occurred,
                 facts.tes,
             )
@@ -126,7 +128,7 @@ class Catalog:
         with self._lock:
             place = self._place.get(seq)
             if place is not None:
-                self._rows["outcome"][place] = OUTCOMES.index(outcome)
+                self._rows["outcome"][place] = _CODE[outcome]
 
     def select(
         self,

@@ -234,7 +234,11 @@ class Memory:
             among=self._with_facts(query),
         )
         searched = int(keep.sum())
-        among = None if searched == len(rows) else keys[np.unique(rows["entry"][keep])]
+        among = None
+        if searched < len(rows):
+            named = np.zeros(keys.size, dtype=np.bool_)
+            named[rows["entry"][keep]] = True
+            among = keys[named]
         hits = self._index.nearest(vector, CANDIDATES, among) if searched else []
         entries = {hit.key: entry for hit in hits if (entry := catalog.entry_of(hit.key)) is not None}
         gated = gate(query, hits, entries, catalog.objectives.words)

@@ -13,6 +13,8 @@ from services.memory.experience import Outcome
 from services.memory.queries import SQL
 from services.memory.store import Store, explained
 
+_OUTCOME = {each.value: each for each in Outcome}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
@@ -28,14 +30,17 @@ class Scan:
     unusable: list[int]
 
 
-def scan(store: Store, model_sha256: str, dimension: int, catalog: Catalog) -> Scan:
-    """Rows of another model or without a vector are only counted: they are pending."""
+def scan(
+    store: Store, model_sha256: str, dimension: int, catalog: Catalog, without: frozenset[int] = frozenset()
+) -> Scan:
+    """Rows of another model or without a vector are only counted: they are pending. `without` are known unusable."""
     facts: list[Facts] = []
     blobs: dict[int, bytes] = {}
     fresh: set[str] = set()
-    unusable: list[int] = []
+    unusable = sorted(without)
     rows = 0
     with closing(store.snapshot()) as connection, explained("read", store.path):
+        connection.row_factory = None  # plain tuples: there may be many
         connection.execute("BEGIN")
         ends: dict[int, tuple[str, float]] = {}
         for event, outcome, tes, first in connection.execute(SQL["scan_outcomes"]):
@@ -45,12 +50,12 @@ def scan(store: Store, model_sha256: str, dimension: int, catalog: Catalog) -> S
         for row in connection.execute(SQL["scan_events"]):
             rows += 1
             seq, namespace, domain, procedure, objective, occurred_at, blob, model = row
-            if model != model_sha256 or seq in catalog:
+            if model != model_sha256 or seq in catalog or seq in without:
                 continue
             outcome, tes = ends.get(seq, ("", math.nan))
             new = objective not in fresh and catalog.key_of(objective) is None
             try:
-                if new and not _usable(blob, dimension):
+                if new and len(blob) != 4 * dimension:
                     raise ValueError("vector")
                 fact = Facts(
                     seq=seq,
@@ -58,11 +63,11 @@ def scan(store: Store, model_sha256: str, dimension: int, catalog: Catalog) -> S
                     namespace=namespace,
                     domain=domain,
                     procedure=procedure,
-                    outcome=Outcome(outcome),
+                    outcome=_OUTCOME[outcome],
                     occurred=parse_iso(occurred_at).timestamp(),
                     tes=tes,
                 )
-            except ValueError:
+            except (ValueError, KeyError):
                 unusable.append(seq)
                 continue
             facts.append(fact)
@@ -70,11 +75,9 @@ def scan(store: Store, model_sha256: str, dimension: int, catalog: Catalog) -> S
                 fresh.add(objective)
                 blobs[seq] = blob
     vectors = np.frombuffer(b"".join(blobs.values()), dtype="<f4").reshape(len(blobs), dimension)
-    return Scan(facts=facts, keys=list(blobs), vectors=vectors, rows=rows, unusable=unusable)
-
-
-def _usable(blob: bytes, dimension: int) -> bool:
-    if len(blob) != 4 * dimension:
-        return False
-    vector = np.frombuffer(blob, dtype="<f4")
-    return abs(float(vector @ vector) - 1.0) < 1e-3  # NaN is not
+    keys = list(blobs)
+    lengths = np.einsum("ij,ij->i", vectors, vectors)
+    bad = [keys[place] for place in np.flatnonzero(~(np.abs(lengths - 1.0) < 1e-3))]  # NaN is not near 1 either
+    if bad:  # rare: read again without them, so that another row may stand for their objectives
+        return scan(store, model_sha256, dimension, catalog, frozenset(unusable) | frozenset(bad))
+    return Scan(facts=facts, keys=keys, vectors=vectors, rows=rows, unusable=unusable)
