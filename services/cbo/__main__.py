@@ -65,8 +65,14 @@ def main() -> None:
     overseer.watch(PulseMetrics(overseer, prometheus_client.REGISTRY).ended)
     executor = ThreadExecutor("cbo", threads=4)
 
+    began = clock.monotonic()
+    patience_seconds = 60.0 + 3 * settings.pulse_interval_seconds
+
     def serves() -> None:
         overseer.bridge.store.check()
+        quiet = clock.monotonic() - (overseer.ended_at if overseer.ended_at is not None else began)
+        if quiet > patience_seconds:
+            raise Unavailable(f"no pulse has ended for {quiet:.0f} s")
         if not os.access(layout.svf, os.W_OK):
             raise Unavailable("the task exchange can't be written")
 

@@ -92,6 +92,7 @@ class Overseer:
         self._one_pulse = threading.Lock()
         self._watchers: list[Callable[[Json], None]] = []
         self.last: Pulse | None = None
+        self.ended_at: float | None = None
         self.last_scores: dict[str, Score] = {}
 
     def start(self) -> None:
@@ -207,7 +208,7 @@ class Overseer:
             log.error("pulse record kept in the database only", pulse=pulse.id, why=str(error))
             summary = {**summary, "mood": f"the record can't be written: {error.strerror}"}
         self._forget_old(pulse.number)
-        self.last = pulse
+        self.last, self.ended_at = pulse, bridge.clock.monotonic()
         self.last_scores |= {each.task.domain: each.score for each in pulse.critique.judged if each.score.worked}
         return summary
 
