@@ -203,7 +203,7 @@ class Custody:
             path=self._folder.claimed(claim.worker, claim.manifest.task_id, claim.epoch),
         )
         if self.send_back(place, reason, delay_seconds) is None:
-            raise self._not_ours(place.task_id, place.epoch)
+            raise LeaseLost(f"task {place.task_id} is no longer held at epoch {place.epoch}; nothing was changed")
 
     def send_back(self, place: Place, reason: str, delay_seconds: float | None = None) -> rules.Return | None:
         """Give a claimed task back, or end it; None if it was no longer there."""

@@ -244,8 +244,9 @@ class MemoryExchange(Exchange):
             now = self._clock.now()
             self._pauses.observe(self._kill_switch.engaged(), now)
             done = rules.Sweeping()
-            for task_id in sorted(self._tasks):
-                self._sweep_one(self._tasks[task_id], now, done)
+            for state in ("held", "waiting", "ready", "claimed"):
+                for task in [self._tasks[i] for i in sorted(self._tasks) if self._tasks[i].state == state]:
+                    self._sweep_one(task, now, done)
             self._leases.keep_only((i, t.epoch) for i, t in self._tasks.items() if t.state == "claimed")
             return done.swept()
 
