@@ -35,8 +35,8 @@ export function uptime(doc, elapsed) {
   return panel("uptime", "Uptime, 24 h", doc.uptime, elapsed, () => [
     h("p", { class: "big" }, shown(figure, elapsed), verdict(said)),
     slotStrip(slots),
-    h("p", { class: "fine" }, since ? ["all six services up in ", h("b", {}, since), " (one a minute)"] : "the first minute is being counted",
-      note && note !== since ? ` · ${note}` : ""),
+    h("p", { class: "fine" }, note.startsWith("since start") ? note
+      : [since ? ["all six services up in ", h("b", {}, since), " (one a minute)"] : "the first minute is being counted", note && note !== since ? ` · ${note}` : ""]),
   ], { lasting: true });
 }
 
@@ -233,7 +233,7 @@ export function learned(doc, elapsed) {
       h("dt", {}, "Experiences kept"), h("dd", {}, shown(m.experiences, elapsed)),
       h("dt", {}, "Remembered when asked"), h("dd", {}, shown(m.hits, elapsed), " of ", shown(m.recalls, elapsed)),
       doc.trends.items.map((each) => [h("dt", {}, `Trend: ${words[each.metric] || each.metric}`), h("dd", {}, line(each))])),
-    doc.trends.summary ? h("p", { class: "summary" }, doc.trends.summary) : null,
+    doc.trends.summary && doc.trends.analysis_age_seconds !== null ? h("p", { class: "summary" }, doc.trends.summary) : null,
     doc.trends.analysis_age_seconds === null
       ? h("p", { class: "fine" }, "No analysis yet.")
       : h("p", { class: "fine" }, `over ${doc.trends.pulses} pulses, ${ago(doc.trends.analysis_age_seconds + elapsed)}`),
