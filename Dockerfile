@@ -27,7 +27,6 @@ COPY calyx_agent calyx_agent
 COPY protos/gen protos/gen
 COPY deploy/domains deploy/domains
 COPY deploy/playbooks deploy/playbooks
-COPY deploy/svf deploy/svf
 COPY deploy/containers deploy/containers
 COPY pyproject.toml .
 # The root file system is read-only at run time: compile now.

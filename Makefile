@@ -90,8 +90,8 @@ check-locks: setup
 	done
 
 check-compose: setup
-	@$(BIN)/docker-compose -f docker-compose.yml config -q
-	$(BIN)/docker-compose -f docker-compose.yml -f deploy/offline/compose.offline.yml --env-file deploy/offline/offline.env config -q
+	@deploy/containers/compose -f docker-compose.yml config -q
+	deploy/containers/compose -f docker-compose.yml -f deploy/offline/compose.offline.yml --env-file deploy/offline/offline.env config -q
 	deploy/prometheus/check.sh
 
 proto: setup

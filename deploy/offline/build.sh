@@ -93,12 +93,10 @@ make_prometheus() {
 
 make_services() {
   say "making the services' images"
-  "$(compose)" -f docker-compose.yml -f "$here/compose.offline.yml" --env-file "$here/offline.env" \
+  deploy/containers/compose -f docker-compose.yml -f "$here/compose.offline.yml" --env-file "$here/offline.env" \
     --progress plain build >"$build/services.log" 2>&1 ||
     { tail -30 "$build/services.log" >&2; die "the build failed; all of it: $build/services.log"; }
 }
-
-compose() { if [ -x .venv/bin/docker-compose ]; then echo .venv/bin/docker-compose; else command -v docker-compose; fi; }
 
 mkdir -p "$build"
 for part in "${@:-python wheels promtool prometheus services}"; do

@@ -16,10 +16,10 @@ skip() {
 
 python=.venv/bin/python
 [ -x "$python" ] || { say "FAILED: there is no .venv; run make setup"; exit 1; }
-compose=.venv/bin/docker-compose
-[ -x "$compose" ] || compose=$(command -v docker-compose) || skip "there is no docker-compose"
+compose=deploy/containers/compose
 command -v docker >/dev/null || skip "there is no docker command"
 docker info >/dev/null 2>&1 || skip "no Docker engine answers (docker info)"
+"$compose" version >/dev/null || skip "there is no docker compose"
 
 export COMPOSE_PROJECT_NAME=calyx-test-$$
 export CALYX_VERSION=${CALYX_VERSION:-test} # the images of a station on this machine keep their tag
