@@ -30,7 +30,7 @@ class AnalyticsServicer(AnalyticsServiceServicer):
         return await self._executor.run(self._analyze, request)
 
     async def GetTrends(self, request: pb.GetTrendsRequest, context: Any) -> pb.GetTrendsResponse:
-        return await self._executor.run(self._trends)
+        return await self._executor.run(self._trends, request)
 
     async def ListCharts(self, request: pb.ListChartsRequest, context: Any) -> pb.ListChartsResponse:
         return await self._executor.run(lambda: pb.ListChartsResponse(charts=self._charts()))
@@ -46,12 +46,12 @@ class AnalyticsServicer(AnalyticsServiceServicer):
             summary=done.summary,
         )
 
-    def _trends(self) -> pb.GetTrendsResponse:
+    def _trends(self, request: pb.GetTrendsRequest) -> pb.GetTrendsResponse:
         latest = self._cheetah.latest()
         if latest is None:
             return pb.GetTrendsResponse(summary="not analysed yet")
         response = pb.GetTrendsResponse(
-            trends=[_trend(each) for each in latest.trends],
+            trends=[_trend(each, series=not request.without_series) for each in latest.trends],
             age_seconds=(self._clock.now() - latest.analyzed_at).total_seconds(),
             summary=latest.summary,
             pulses=latest.pulses,
@@ -72,7 +72,7 @@ def _stamp(target: Any, moment: datetime) -> None:
     target.FromDatetime(moment)
 
 
-def _trend(trend: Json) -> pb.Trend:
+def _trend(trend: Json, *, series: bool = True) -> pb.Trend:
     wire = pb.Trend(
         metric=trend["metric"],
         unit=trend["unit"],
@@ -85,6 +85,6 @@ def _trend(trend: Json) -> pb.Trend:
         p_value=trend["p_value"],
         latest=trend["latest"],
     )
-    for at, value in known_series(trend):
+    for at, value in known_series(trend) if series else ():
         _stamp(wire.series.add(value=value).at, at)
     return wire

@@ -162,7 +162,7 @@ class AnalyticsPeer:
         self._stub = analytics_pb2_grpc.AnalyticsServiceStub(channel)
 
     def trends(self) -> Trends:
-        answer = self._stub.GetTrends(analytics_pb2.GetTrendsRequest(), timeout=READ_SECONDS)
+        answer = self._stub.GetTrends(analytics_pb2.GetTrendsRequest(without_series=True), timeout=READ_SECONDS)
         known = answer.HasField("analyzed_at")
         return Trends(summary=answer.summary, age_seconds=answer.age_seconds if known else None)
 
