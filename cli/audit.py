@@ -12,15 +12,17 @@ from chassis.audit import GENESIS
 from chassis.audit import verify as verify_chain
 from chassis.errors import Unavailable
 from chassis.layout import Layout
-from cli.output import JsonFlag, emit, say, table
+from cli.output import JsonFlag, emit
 from cli.reach import reach_of
+from cli.tables import Column, table
+from cli.times import local
 
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True)
     group.command("verify")(verify)
     group.command("tail")(tail)
-    app.add_typer(group, name="audit", help="The hash-chained record.")
+    app.add_typer(group, name="audit", help="The hash-chained record of what was decided. Example: calyx audit tail")
 
 
 def last_heads(layout: Layout) -> tuple[str, dict[str, str]]:
@@ -80,11 +82,14 @@ def verify(ctx: typer.Context, json: JsonFlag = False) -> None:
         {"ok": ok, "chains": chains},
         json,
         lambda v: table(
-            ("chain", "holds", "lines", "head", "reason"),
+            (
+                Column("chain"), Column("holds", "state"), Column("lines", "number"), Column("head", drop=1),
+                Column("reason", "words"),
+            ),
             [(c["service"], c["ok"], c["lines"], c["head"][:12], c["reason"]) for c in v["chains"]],
-            "no audit lines yet",
+            "No audit lines yet: nothing was decided here.",
         ),
-    )
+    )  # fmt: skip
     if not ok:
         raise Exit(1)
 
@@ -95,7 +100,8 @@ def tail(
     json: JsonFlag = False,
 ) -> None:
     """The latest entries of all chains, oldest first. Example: calyx audit tail -n 50"""
-    layout = _present(reach_of(ctx).layout)
+    reach = reach_of(ctx)
+    layout = _present(reach.layout)
     entries: list[dict[str, Any]] = []
     for path in sorted(layout.audit("x").parent.glob("*.jsonl")):
         for line in list(whole_lines(path))[-last:]:
@@ -105,12 +111,25 @@ def tail(
                 continue  # `audit verify` is what judges damage
     entries.sort(key=lambda entry: str(entry.get("at", "")))
 
+    now = reach.clock.now()
+
     def words(v: dict[str, Any]) -> None:
-        for entry in v["entries"]:
-            facts = {k: x for k, x in entry.items() if k not in ("at", "service", "event", "prev", "hash")}
-            say(f"{entry.get('at')}  {entry.get('service')}  {entry.get('event')}  {jsonlib.dumps(facts)}")
+        table(
+            (Column("at"), Column("service"), Column("event"), Column("facts", "words")),
+            [
+                (local(str(e.get("at", "")), now), e.get("service"), e.get("event"), _facts(e))
+                for e in v["entries"]
+            ],
+            "No audit lines yet: nothing was decided here.",
+        )  # fmt: skip
 
     emit({"entries": entries[-last:]}, json, words)
+
+
+def _facts(entry: dict[str, Any]) -> str:
+    """What the event is about; what is empty is left out."""
+    named = ((k, x) for k, x in entry.items() if k not in ("at", "service", "event", "prev", "hash") and x != "")
+    return ", ".join(f"{k} {x if isinstance(x, str) else jsonlib.dumps(x)}" for k, x in named)
 
 
 def _hashes(path: Path) -> set[str]:

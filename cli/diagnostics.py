@@ -1,13 +1,14 @@
 """`calyx export` and `calyx login-link`: what goes through the dashboard."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from chassis.errors import InvalidInput
-from cli.output import JsonFlag, at, emit, say
-from cli.reach import reach_of
+from cli.output import JsonFlag, at, emit, note, say
+from cli.reach import Reach, reach_of
+from cli.times import local
 
 
 def register(app: typer.Typer) -> None:
@@ -39,5 +40,11 @@ def login_link(ctx: typer.Context, json: JsonFlag = False) -> None:
     """A one-time link to the dashboard. Example: calyx login-link"""
     from calyx.dashboard.v1 import dashboard_pb2 as pb
 
-    answer = reach_of(ctx).dashboard().IssueLoginLink(pb.IssueLoginLinkRequest())
-    emit({"url": answer.url, "expires_at": at(answer, "expires_at")}, json, lambda v: say(v["url"]))
+    reach = reach_of(ctx)
+    answer = reach.dashboard().IssueLoginLink(pb.IssueLoginLinkRequest())
+    emit({"url": answer.url, "expires_at": at(answer, "expires_at")}, json, lambda v: _show(v, reach))
+
+
+def _show(link: dict[str, Any], reach: Reach) -> None:
+    say(link["url"])
+    note(f"works once, until {local(link['expires_at'], reach.clock.now())}")

@@ -17,8 +17,9 @@ from chassis.clock import Clock
 from chassis.errors import CalyxError
 from chassis.identity import load_identity
 from chassis.layout import Layout
-from cli.output import JsonFlag, emit, table
+from cli.output import JsonFlag, emit
 from cli.reach import reach_of
+from cli.tables import Column, table
 
 Answer = Literal["ok", "note", "fail"]
 """`note`: fine without, but worth knowing. Only `fail` makes the exit status 1."""
@@ -29,14 +30,14 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(ctx: typer.Context, json: JsonFlag = False) -> None:
-    """Check machine and station folder, each with a fix; exit 1 if one fails. Example: calyx doctor"""
+    """Check machine and station folder, with fixes. Exit 1 if one fails. Example: calyx doctor"""
     reach = reach_of(ctx)
     checks = examine(reach.layout, reach.clock)
     emit(
         {"ok": all(c["answer"] != "fail" for c in checks), "checks": checks},
         json,
         lambda v: table(
-            ("check", "answer", "found", "fix"),
+            (Column("check"), Column("answer", "state"), Column("found", "words"), Column("fix", "words")),
             [(c["check"], c["answer"], c["found"], c["fix"]) for c in v["checks"]],
             "",
         ),

@@ -5,8 +5,10 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import Exit
 
-from cli.output import JsonFlag, at, emit, optional, say, shown, span, table
+from cli.output import JsonFlag, at, emit, optional, say, shown, span
 from cli.reach import reach_of
+from cli.tables import Column, facts, table, tell
+from cli.times import ago, local
 
 CLASSES = {1: "minor", 2: "major", 3: "critical"}
 
@@ -15,15 +17,19 @@ def register(app: typer.Typer) -> None:
     incident = typer.Typer(no_args_is_help=True)
     incident.command("list")(incidents)
     incident.command("show")(incident_show)
-    app.add_typer(incident, name="incident", help="Faults the guardian saw.")
+    app.add_typer(incident, name="incident", help="Faults the guardian saw. Example: calyx incident list")
     playbook = typer.Typer(no_args_is_help=True)
     playbook.command("list")(playbooks)
     playbook.command("run")(playbook_run)
-    app.add_typer(playbook, name="playbook", help="What the guardian does about a fault.")
+    app.add_typer(playbook, name="playbook", help="What the guardian does about a fault. Example: calyx playbook list")
     quarantine = typer.Typer(no_args_is_help=True)
     quarantine.callback()(lambda: None)  # keeps `release` a command of its own
     quarantine.command("release")(release)
-    app.add_typer(quarantine, name="quarantine", help="Targets that were taken out of service.")
+    app.add_typer(
+        quarantine,
+        name="quarantine",
+        help="Targets taken out of service. Example: calyx quarantine release memory",
+    )
 
 
 def as_json(incident: Any) -> dict[str, Any]:
@@ -64,22 +70,28 @@ def incidents(
     """Incidents, newest first. Example: calyx incident list --open"""
     from calyx.guardian.v1 import guardian_pb2 as pb
 
-    answer = reach_of(ctx).guardian().ListIncidents(pb.ListIncidentsRequest(limit=last, open_only=open_only))
+    reach = reach_of(ctx)
+    answer = reach.guardian().ListIncidents(pb.ListIncidentsRequest(limit=last, open_only=open_only))
     keys = ("id", "class", "target", "opened_at", "closed_at")
     full = [as_json(incident) for incident in answer.incidents]
     emit(
         {"incidents": [{key: i[key] for key in (*keys, "symptom", "recovered_s")} for i in full]},
         json,
         lambda v: table(
-            ("id", "class", "target", "opened", "recovered in", "symptom"),
+            (
+                Column("id"), Column("class", "state"), Column("target"), Column("opened"),
+                Column("recovered\nin", "number"), Column("symptom", "words"),
+            ),
             [
                 (
-                    i["id"], i["class"], i["target"], i["opened_at"],
+                    i["id"], i["class"], i["target"], ago(i["opened_at"], reach.clock.now()),
                     span(i["recovered_s"]) if i["closed_at"] else "open", i["symptom"],
                 )
                 for i in v["incidents"]
             ],
-            "no incidents",
+            "No incident is open: the guardian sees nothing wrong (`calyx status`)."
+            if open_only
+            else "No incidents: the guardian watches every service and has seen no fault (`calyx status`).",
         ),
     )  # fmt: skip
 
@@ -88,16 +100,25 @@ def incident_show(ctx: typer.Context, id: str, json: JsonFlag = False) -> None:
     """One incident with its root-cause summary. Example: calyx incident show inc-1"""
     from calyx.guardian.v1 import guardian_pb2 as pb
 
-    def words(i: dict[str, Any]) -> None:
-        say(f"{i['id']}: {i['class']} incident on {i['target']}: {i['symptom']}")
-        say(f"  opened {i['opened_at']}, closed {i['closed_at'] or 'not yet'}")
-        say(f"  detected in {span(i['detected_s'])}, recovered in {span(i['recovered_s'])}")
-        say(f"  {i['action'] or 'nothing done'} by {i['playbook'] or 'no playbook'}, pulse {i['pulse'] or 'not yet'}")
-        for cause in i["root_cause"]["ranked"]:
-            say(f"  {cause['confidence']:.0%} {cause['cause']}: {'; '.join(cause['evidence'])}")
-            say(f"      would be disproved by: {shown(cause['disproved_by'])}")
+    reach = reach_of(ctx)
+    now = reach.clock.now()
 
-    emit(as_json(reach_of(ctx).guardian().GetIncident(pb.GetIncidentRequest(id=id)).incident), json, words)
+    def words(i: dict[str, Any]) -> None:
+        tell(f"{i['id']}: {i['class']} incident on {i['target']}: {i['symptom']}")
+        closed = f"closed {local(i['closed_at'], now)}" if i["closed_at"] else "still open"
+        done = f"{i['action'] or 'nothing yet'} by {i['playbook'] or 'no playbook'}"
+        rows: list[tuple[str, Any]] = [
+            ("opened", f"{local(i['opened_at'], now)}, {closed}"),
+            ("detected", f"in {span(i['detected_s'])}; recovered in {span(i['recovered_s'])}"),
+            ("done", f"{done}, {i['attempts']} attempts"),
+            ("pulse", i["pulse"] or "in none yet"),
+        ]
+        for cause in i["root_cause"]["ranked"]:
+            rows.append((f"{cause['confidence']:.0%}", f"{cause['cause']}: {'; '.join(cause['evidence'])}"))
+            rows.append(("", f"would be disproved by: {shown(cause['disproved_by'])}"))
+        facts(rows)
+
+    emit(as_json(reach.guardian().GetIncident(pb.GetIncidentRequest(id=id)).incident), json, words)
 
 
 def playbooks(ctx: typer.Context, json: JsonFlag = False) -> None:
@@ -120,11 +141,14 @@ def playbooks(ctx: typer.Context, json: JsonFlag = False) -> None:
         {"playbooks": value},
         json,
         lambda v: table(
-            ("name", "answers", "action", "cooldown", "what"),
+            (
+                Column("name"), Column("answers", "state"), Column("action", drop=1),
+                Column("cooldown", "number"), Column("what", "words"),
+            ),
             [(p["name"], p["answers"], p["action"], span(p["cooldown_s"]), p["description"]) for p in v["playbooks"]],
-            "no playbooks",
+            "No playbooks.",
         ),
-    )
+    )  # fmt: skip
 
 
 def playbook_run(

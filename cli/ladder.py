@@ -5,9 +5,18 @@ from typing import Annotated, Any
 import typer
 
 from chassis.errors import InvalidInput, NotFound
-from cli.output import JsonFlag, at, emit, optional, say, shown, table
+from cli.output import JsonFlag, at, emit, optional, say, shown
 from cli.reach import reach_of
+from cli.tables import Column, facts, table, tell
 from cli.tasks import LEVELS, level_name
+from cli.times import ago
+
+WORDS = {
+    "OBSERVE": "Watch (OBSERVE)",
+    "SUGGEST": "Suggest (SUGGEST)",
+    "GUIDE": "Rehearse and ask (GUIDE)",
+    "EXECUTE": "Act (EXECUTE)",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -15,7 +24,10 @@ def register(app: typer.Typer) -> None:
     group.command("explain")(explain)
     group.command("set")(set_)
     app.add_typer(
-        group, name="ladder", help="Levels: Watch (OBSERVE), Suggest, Rehearse and ask (GUIDE), Act (EXECUTE)."
+        group,
+        name="ladder",
+        help="How far each kind of work may go alone. Levels: Watch (OBSERVE), Suggest (SUGGEST), Rehearse and ask "
+        "(GUIDE), Act (EXECUTE). Example: calyx ladder",
     )
 
 
@@ -48,40 +60,67 @@ def ladder(ctx: typer.Context, json: JsonFlag = False) -> None:
     emit(
         {"domains": [as_json(entry) for entry in answer.domains]},
         json,
-        lambda v: table(
-            ("domain", "level", "max", "run", "TES last", "failures/20", "why"),
-            [
-                (
-                    d["domain"], d["level"] + (" (probation)" if d["probation"] else ""), d["max_level"],
-                    f"{d['run']}/{d['run_required']}", d["tes_last"], d["failures_20"], d["reason"],
-                )
-                for d in v["domains"]
-            ],
-            "no domains",
+        _table,
+    )
+
+
+def _table(value: dict[str, Any]) -> None:
+    table(
+        (
+            Column("domain"), Column("level", "words"), Column("good\npulses"), Column("last\nTES", "number"),
+            Column("failed\nof 20", "number"), Column("why", "words"),
         ),
+        [
+            (d["domain"], _level(d), _run(d), d["tes_last"], d["failures_20"], _why(d)[0])
+            for d in value["domains"]
+        ],
+        "This station knows no kind of work yet: its domain manifests are missing (`calyx doctor`).",
     )  # fmt: skip
+    say("`calyx ladder explain DOMAIN` tells what set a level and what would change it")
+
+
+def _level(entry: dict[str, Any]) -> str:
+    return WORDS.get(entry["level"], entry["level"]) + (", probation" if entry["probation"] else "")
+
+
+def _run(entry: dict[str, Any]) -> str:
+    """How far the run of good pulses is; once it is long enough, how long it is."""
+    reached = entry["run"] >= entry["run_required"]
+    return str(entry["run"]) if reached else f"{entry['run']} of {entry['run_required']}"
+
+
+def _why(entry: dict[str, Any]) -> tuple[str, str]:
+    """The reason of now, and what set the level (after `since:`)."""
+    now, _, since = entry["reason"].partition(" (since: ")
+    return now, since.removesuffix(")")
 
 
 def explain(ctx: typer.Context, domain: str, json: JsonFlag = False) -> None:
     """Why this level, and what would change it. Example: calyx ladder explain log_rotation"""
     from calyx.cbo.v1 import cbo_pb2 as pb
 
-    answer = reach_of(ctx).cbo().GetLadder(pb.GetLadderRequest(domain=domain))
+    reach = reach_of(ctx)
+    answer = reach.cbo().GetLadder(pb.GetLadderRequest(domain=domain))
     if not answer.domains:
         raise NotFound(f"no domain {domain!r}; `calyx ladder` lists them")
 
     def words(d: dict[str, Any]) -> None:
-        say(f"{d['domain']}: {d['level']} (never above {d['max_level']}), since {shown(d['changed_at'])}")
-        say(f"  why: {d['reason']}")
-        say(f"  run {d['run']} of {d['run_required']} pulses above TES 95; last {shown(d['tes_last'])}")
-        say(
-            f"  mean of the last 12 pulses with work {shown(d['mean_12'])}; failures in the last 20: {d['failures_20']}"
-        )
+        now, since = _why(d)
+        highest = "" if d["level"] == d["max_level"] else f"; never above {WORDS.get(d['max_level'], d['max_level'])}"
+        tell(f"{d['domain']}: {WORDS.get(d['level'], d['level'])}{highest}")
+        rows: list[tuple[str, Any]] = [("now", now)]
+        if since:
+            rows.append(("level set", f"{ago(d['changed_at'], reach.clock.now())}: {since}"))
+        rows += [
+            ("good pulses", f"{_run(d)} in a row (pulses with work and TES above 95)"),
+            ("TES", f"last {shown(d['tes_last'])}, mean of the last 12 pulses with work {shown(d['mean_12'])}"),
+            ("failures", f"{d['failures_20']} in the last 20"),
+        ]
         if d["probation"]:
-            say(f"  probation: evidence {d['evidence']:.2f} of 20, at most one effect a pulse")
+            rows.append(("probation", f"evidence {d['evidence']:.2f} of 20; at most one effect a pulse"))
         if d["frozen"]:
-            say("  frozen until a known TES or a person")
-        say(f"  next: {d['next']}")
+            rows.append(("frozen", "until a known TES or a person"))
+        facts([*rows, ("next", d["next"])])
 
     emit(as_json(answer.domains[0]), json, words)
 
@@ -101,4 +140,4 @@ def set_(
         raise InvalidInput(f"{level!r} is not a level; choose from {', '.join(LEVELS[1:])}")
     wanted = common_pb2.Level.Value(f"LEVEL_{level.upper()}")
     entry = reach_of(ctx).cbo().SetLevel(pb.SetLevelRequest(domain=domain, level=wanted, why=why)).entry
-    emit(as_json(entry), json, lambda d: say(f"{d['domain']} is at {d['level']}: {d['reason']}"))
+    emit(as_json(entry), json, lambda d: say(f"{d['domain']}: {WORDS.get(d['level'], d['level'])}; {_why(d)[0]}"))

@@ -1,11 +1,13 @@
 """The `calyx` command: puts the nouns together and turns errors into one line and an exit status."""
 
+import inspect
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import Abort, Exit, TyperException
 
 from chassis.errors import CalyxError, Damaged, DeadlineExceeded, InvalidInput, NotFound, Unavailable
@@ -29,9 +31,23 @@ from cli.reach import Reach, default_root
 
 DONE, NO, MISUSE, UNREACHABLE = 0, 1, 2, 3
 
+_FIRST = ("up", "status", "objective", "inbox", "task", "ladder", "pulse", "undo", "recall", "kpi", "trends")
+_LAST = ("doctor", "export", "login-link", "down")
+
+
+class _Ordered(TyperGroup):
+    """Commands in the order in which one meets them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = super().list_commands(ctx)
+        middle = [name for name in names if name not in (*_FIRST, *_LAST)]
+        return [*(n for n in _FIRST if n in names), *middle, *(n for n in _LAST if n in names)]
+
+
 app = typer.Typer(
     name="calyx",
-    help="Station Calyx: agents act only as far as their results have earned.",
+    cls=_Ordered,
+    help="Station Calyx: agents act only as far as their results have earned.\n\nExample: calyx up --detach",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -41,6 +57,21 @@ for each in (
     diagnostics,
 ):  # fmt: skip
     each.register(app)
+
+
+def _tidy(group: typer.Typer) -> None:
+    """Put each help's example on a line of its own."""
+    for command in group.registered_commands:
+        text = command.help or inspect.cleandoc(command.callback.__doc__ or "") if command.callback else ""
+        command.help = text.replace(" Example: ", "\n\nExample: ")
+    for inner in group.registered_groups:
+        if isinstance(inner.help, str):
+            inner.help = inner.help.replace(" Example: ", "\n\nExample: ")
+        if inner.typer_instance is not None:
+            _tidy(inner.typer_instance)
+
+
+_tidy(app)
 
 
 @app.callback(invoke_without_command=True)

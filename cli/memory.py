@@ -6,9 +6,10 @@ import typer
 from typer.exceptions import Exit
 
 from chassis.errors import InvalidInput
-from cli.output import JsonFlag, at, emit, optional, say, table
+from cli.output import JsonFlag, at, emit, optional, say
 from cli.reach import reach_of
-from cli.times import parse_moment
+from cli.tables import Column, facts, table
+from cli.times import ago, parse_moment
 
 
 def register(app: typer.Typer) -> None:
@@ -19,7 +20,7 @@ def register(app: typer.Typer) -> None:
     group.command("rebuild-index")(rebuild_index)
     group.command("stats")(stats)
     group.command("feedback")(feedback)
-    app.add_typer(group, name="memory", help="Look after the experience store.")
+    app.add_typer(group, name="memory", help="Look after the experience store. Example: calyx memory stats")
 
 
 def match_json(match: Any) -> dict[str, Any]:
@@ -69,15 +70,20 @@ def recall(
         value,
         json,
         lambda v: table(
-            ("cosine", "outcome", "TES", "domain", "procedure", "at", "objective", "id"),
+            (
+                Column("id"), Column("cosine", "number"), Column("outcome", "state"), Column("TES", "number"),
+                Column("domain", drop=1), Column("procedure", drop=3), Column("when", drop=2),
+                Column("objective", "words"),
+            ),
             [
                 (
-                    f"{m['cosine']:.3f}", m["outcome"], m["tes"], m["domain"] or "-", m["procedure"] or "-", m["at"],
-                    m["objective"], m["id"],
+                    m["id"], f"{m['cosine']:.3f}", m["outcome"], m["tes"], m["domain"] or "open",
+                    m["procedure"] or "none", ago(m["at"], reach.clock.now()), m["objective"],
                 )
                 for m in v["matches"]
             ],
-            f"nothing above cosine {v['min_cosine']:.2f} among {v['searched']} experiences",
+            f"Nothing above cosine {v['min_cosine']:.2f} among {v['searched']} experiences: nothing that means the "
+            "same was done yet. Whole sentences find more than single words.",
         ),
     )  # fmt: skip
 
@@ -126,7 +132,8 @@ def stats(ctx: typer.Context, json: JsonFlag = False) -> None:
     """Size, recalls, age of the last check. Example: calyx memory stats --json"""
     from calyx.memory.v1 import memory_pb2 as pb
 
-    answer = reach_of(ctx).memory().Stats(pb.StatsRequest())
+    reach = reach_of(ctx)
+    answer = reach.memory().Stats(pb.StatsRequest())
     value = {
         "experiences": answer.experiences,
         "vectors": answer.vectors,
@@ -137,7 +144,19 @@ def stats(ctx: typer.Context, json: JsonFlag = False) -> None:
         "verified_at": at(answer, "verified_at"),
         "schema_version": answer.schema_version,
     }
-    emit(value, json, lambda v: table(("what", "value"), v.items(), ""))
+
+    def words(v: dict[str, Any]) -> None:
+        facts(
+            (
+                ("experiences", v["experiences"]),
+                ("vectors", f"{v['vectors']} ({v['index']} index, {v['model']})"),
+                ("recalls", f"{v['recalls']}, {v['hits']} with a match"),
+                ("checked", ago(v["verified_at"], reach.clock.now())),
+                ("schema", f"version {v['schema_version']}"),
+            )
+        )
+
+    emit(value, json, words)
 
 
 def feedback(

@@ -1,13 +1,15 @@
 """`calyx objective`: work for the CBO."""
 
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
 from chassis.errors import InvalidInput
-from cli.output import JsonFlag, at, emit, say, table
+from cli.output import JsonFlag, at, emit, say
 from cli.reach import reach_of
-from cli.times import parse_moment, parse_span
+from cli.tables import Column, table
+from cli.times import local, parse_moment, parse_span
 
 
 def register(app: typer.Typer) -> None:
@@ -15,7 +17,7 @@ def register(app: typer.Typer) -> None:
     group.command("add")(add)
     group.command("list")(list_)
     group.command("cancel")(cancel)
-    app.add_typer(group, name="objective", help="What you want done, in words.")
+    app.add_typer(group, name="objective", help="What you want done, in words. Example: calyx objective list")
 
 
 def parse_params(pairs: list[str]) -> dict[str, str]:
@@ -80,7 +82,7 @@ def add(
     if at:
         request.schedule.at.FromDatetime(parse_moment(at, reach.clock.now(), ago=False))
     objective = reach.cbo().SubmitObjective(request).objective
-    emit(as_json(objective), json, lambda o: say(f"{o['id']}  {_when(o)}  {o['domain'] or '(domain open)'}"))
+    emit(as_json(objective), json, lambda o: say(_accepted(o, reach.clock.now())))
 
 
 def list_(
@@ -91,16 +93,25 @@ def list_(
     """What the station has been asked to do. Example: calyx objective list --json"""
     from calyx.cbo.v1 import cbo_pb2 as pb
 
-    answer = reach_of(ctx).cbo().ListObjectives(pb.ListObjectivesRequest(include_finished=everything))
+    reach = reach_of(ctx)
+    now = reach.clock.now()
+    answer = reach.cbo().ListObjectives(pb.ListObjectivesRequest(include_finished=everything))
     emit(
         {"objectives": [as_json(o) for o in answer.objectives]},
         json,
         lambda v: table(
-            ("id", "state", "domain", "when", "tasks", "text"),
-            [(o["id"], o["state"], o["domain"] or "-", _when(o), o["tasks"], o["text"]) for o in v["objectives"]],
-            'no objectives; try: calyx objective add "rotate the logs" --domain log_rotation --every 1h',
+            (
+                Column("id"), Column("state", "state"), Column("domain"), Column("when"),
+                Column("tasks", "number"), Column("text", "words"),
+            ),
+            [
+                (o["id"], o["state"], o["domain"] or "open", _when(o, now), o["tasks"], o["text"])
+                for o in v["objectives"]
+            ],
+            "No objectives: nobody has asked for work. Try:\n"
+            'calyx objective add "rotate the logs" --domain log_rotation --every 1h',
         ),
-    )
+    )  # fmt: skip
 
 
 def cancel(ctx: typer.Context, id: str, json: JsonFlag = False) -> None:
@@ -111,10 +122,25 @@ def cancel(ctx: typer.Context, id: str, json: JsonFlag = False) -> None:
     emit(as_json(objective), json, lambda o: say(f"{o['id']} is {o['state']}"))
 
 
-def _when(objective: dict[str, Any]) -> str:
+def _accepted(objective: dict[str, Any], now: datetime) -> str:
+    kind = f" as {objective['domain']}" if objective["domain"] else ""
+    return (
+        f"{objective['id']}\n"
+        f"accepted{kind}, {_when(objective, now)}; the next pulse plans it (`calyx task list`, `calyx inbox`)"
+    )
+
+
+def _when(objective: dict[str, Any], now: datetime) -> str:
     schedule = objective["schedule"]
     if schedule is None:
         return "once"
     if "every_pulse" in schedule:
         return "every pulse"
-    return f"every {schedule['every_s']:g} s" if "every_s" in schedule else f"at {schedule['at']}"
+    return f"every {_exactly(schedule['every_s'])}" if "every_s" in schedule else f"at {local(schedule['at'], now)}"
+
+
+def _exactly(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:g} s"

@@ -1,8 +1,8 @@
-"""What a command prints: one JSON document, or plain words and tables. Notes and progress go to stderr."""
+"""What a command prints: one JSON document, or plain words. Notes and progress go to stderr."""
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -21,31 +21,14 @@ def emit(value: Any, as_json: bool, render: Callable[[Any], None]) -> None:
         render(value)
 
 
-def say(text: str) -> None:
-    print(text, flush=True)
+def say(text: str, *, plain: bool = True) -> None:
+    """One or more lines on stdout. `plain`: what others wrote must not steer the terminal."""
+    print("\n".join(_printable(line) for line in text.split("\n")) if plain else text, flush=True)
 
 
 def note(text: str) -> None:
     """For people only: stays out of what a script reads."""
     print(text, file=sys.stderr, flush=True)
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
-    """A plain table; `empty` is said when there are no rows."""
-    rows = [[shown(cell) for cell in row] for row in rows]
-    if not rows:
-        say(empty)
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
-    Console(soft_wrap=False).print(made)
 
 
 def shown(value: Any) -> str:
@@ -56,17 +39,30 @@ def shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.1f}"
-    return str(value)
+    return "\n".join(_printable(line) for line in str(value).split("\n"))
+
+
+def _printable(line: str) -> str:
+    return line if line.isprintable() else "".join(each if each.isprintable() else " " for each in line)
 
 
 def span(seconds: float | None) -> str:
-    """A time span for people: 3 s, 12 min, 5 h, 2 d."""
+    """A time span for people: 40 ms, 3.5 s, 12 min, 5 h, 2 d."""
     if seconds is None:
         return "unknown"
     for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if 0 < seconds < 0.95:
+        return f"{max(seconds * 1000, 1):.0f} ms"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f}".removesuffix(".0") + " s"
+
+
+def share(value: float | None) -> str:
+    """0.97 as 97 %; a little of something is not shown as nothing."""
+    if value is None:
+        return "unknown"
+    return f"{100 * value:.1f} %" if 0 < value < 0.0995 else f"{100 * value:.0f} %"
 
 
 def at(message: Any, field: str) -> str | None:

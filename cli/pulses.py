@@ -5,15 +5,17 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.output import JsonFlag, at, emit, figure, figure_state, say, span, table
+from cli.output import JsonFlag, at, emit, figure, figure_state, say, span
 from cli.reach import reach_of
+from cli.tables import Column, table, tell
+from cli.times import local
 
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(invoke_without_command=True, callback=pulse)
     group.command("list")(list_)
     group.command("show")(show)
-    app.add_typer(group, name="pulse", help="Check-ins (Bridge Pulses): the last one, one now, a list, a record.")
+    app.add_typer(group, name="pulse", help="Check-ins (Bridge Pulses) of the overseer. Example: calyx pulse --now")
 
 
 def as_json(summary: Any) -> dict[str, Any]:
@@ -38,18 +40,17 @@ def line(pulse: dict[str, Any]) -> str:
     """One pulse in one line."""
     tes = f"TES {pulse['tes']:.1f}" if pulse["tes"] is not None else f"TES unknown ({pulse['tes_note'] or 'no work'})"
     parts = [
-        pulse["id"],
-        pulse["status"],
+        f"{pulse['id']} {pulse['status']}",
         f"{pulse['planned']} planned, {pulse['dispatched']} dispatched, {pulse['ended']} ended",
         tes,
     ]
     if pulse["incidents"]:
-        parts.append(f"{pulse['incidents']} incidents")
+        parts.append("1 incident" if pulse["incidents"] == 1 else f"{pulse['incidents']} incidents")
     if pulse["kill_switch"]:
         parts.append("KILL SWITCH ON")
     if pulse["mood"]:
         parts.append(pulse["mood"])
-    return "  ".join(parts)
+    return ", ".join(parts)
 
 
 def pulse(
@@ -67,7 +68,7 @@ def pulse(
         summary = cbo.RunPulse(pb.RunPulseRequest(), timeout=60).pulse
     else:
         summary = cbo.GetPulse(pb.GetPulseRequest()).summary
-    emit(as_json(summary), json, lambda p: say(line(p)))
+    emit(as_json(summary), json, lambda p: tell(line(p)))
 
 
 def list_(
@@ -78,20 +79,25 @@ def list_(
     """Pulses, newest first. Example: calyx pulse list --last 5"""
     from calyx.cbo.v1 import cbo_pb2 as pb
 
-    answer = reach_of(ctx).cbo().ListPulses(pb.ListPulsesRequest(limit=last))
+    reach = reach_of(ctx)
+    answer = reach.cbo().ListPulses(pb.ListPulsesRequest(limit=last))
     emit(
         {"pulses": [as_json(p) for p in answer.pulses]},
         json,
         lambda v: table(
-            ("pulse", "started", "took", "status", "planned", "sent", "ended", "TES", "incidents"),
+            (
+                Column("pulse"), Column("started"), Column("took", "number", drop=1), Column("status", "state"),
+                Column("planned", "number"), Column("sent", "number"), Column("ended", "number"),
+                Column("TES", "number"), Column("incidents", "number", drop=2),
+            ),
             [
                 (
-                    p["id"], p["started_at"], span(p["duration_s"]), p["status"], p["planned"], p["dispatched"],
-                    p["ended"], p["tes"], p["incidents"],
+                    p["id"], local(p["started_at"], reach.clock.now()), span(p["duration_s"]), p["status"],
+                    p["planned"], p["dispatched"], p["ended"], p["tes"], p["incidents"],
                 )
                 for p in v["pulses"]
             ],
-            "no pulse yet",
+            "No pulse yet: the overseer has not checked in. `calyx pulse --now` runs one.",
         ),
     )  # fmt: skip
 

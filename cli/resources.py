@@ -5,9 +5,10 @@ from typing import Annotated, Any
 import typer
 
 from chassis.errors import InvalidInput
-from cli.output import JsonFlag, at, emit, figure, figure_state, moment, optional, say, span, table
+from cli.output import JsonFlag, at, emit, figure, figure_state, moment, optional, say, span
 from cli.reach import Reach, reach_of
-from cli.times import parse_span
+from cli.tables import Column, facts, table
+from cli.times import local, parse_span
 
 PERCENTS = ("cpu_percent", "ram_percent", "swap_percent", "disk_percent")
 PSI = ("cpu_some", "memory_some", "memory_full", "io_some", "io_full")
@@ -21,7 +22,11 @@ def register(app: typer.Typer) -> None:
     group.command("throttle")(throttle)
     group.command("sleep")(sleep)
     group.command("resume")(resume)
-    app.add_typer(group, name="governor", help="Ask a service, agent or domain to slow down or pause.")
+    app.add_typer(
+        group,
+        name="governor",
+        help="Ask somebody to slow down or pause. Example: calyx governor leases",
+    )
 
 
 def as_json(reading: Any, reach: Reach) -> dict[str, Any]:
@@ -62,7 +67,7 @@ def capacity(
     reach = reach_of(ctx)
     if watch:
         for sample in reach.governor().WatchCapacity(pb.WatchCapacityRequest()):
-            emit(as_json(sample.capacity, reach), json, lambda v: say(_line(v)))
+            emit(as_json(sample.capacity, reach), json, lambda v: say(_line(v, reach)))
         return
     answer = reach.governor().GetCapacity(pb.GetCapacityRequest())
     value = as_json(answer.capacity, reach)
@@ -73,13 +78,15 @@ def capacity(
 
     def words(v: dict[str, Any]) -> None:
         rows = [(name.removesuffix("_percent"), _percent(v[name], v["states"][name])) for name in PERCENTS]
-        rows += [(f"pressure {name}", _percent(v["psi"][name], "unknown")) for name in PSI]
-        rows.append(("gpu", f"{v['gpu']['state']} {v['gpu']['detail']}".rstrip()))
+        rows += [(f"pressure, {name.replace('_', ' ')}", _percent(v["psi"][name], "unknown")) for name in PSI]
+        detail = f" ({v['gpu']['detail']})" if v["gpu"]["detail"] else ""
+        rows.append(("gpu", f"{v['gpu']['state']}{detail}"))
         for d in v["gpu"]["devices"]:
             rows.append((f"gpu {d['index']} {d['name']}", _percent(d["utilization_percent"], "unknown")))
-        table(("what", f"now ({span(v['age_s'])} old)"), rows, "")
+        say(f"in use, {span(v['age_s'])} old (`calyx capacity --watch` follows it)")
+        facts(rows)
         for intent in v["intents"]:
-            say(f"intent {intent['kind']}: {intent['reason']}")
+            say(f"the governor wants: {intent['kind'].replace('_', ' ')} ({intent['reason']})")
 
     emit(value, json, words)
 
@@ -101,14 +108,18 @@ def leases(ctx: typer.Context, json: JsonFlag = False) -> None:
     """Throttles and sleeps in force. Example: calyx governor leases"""
     from calyx.governor.v1 import governor_pb2 as pb
 
-    answer = reach_of(ctx).governor().ListLeases(pb.ListLeasesRequest())
+    reach = reach_of(ctx)
+    answer = reach.governor().ListLeases(pb.ListLeasesRequest())
     emit(
         {"leases": [lease_json(lease) for lease in answer.leases]},
         json,
         lambda v: table(
-            ("target", "kind", "until", "by", "reason"),
-            [(e["target"], e["kind"], e["expires_at"], e["by"], e["reason"]) for e in v["leases"]],
-            "nobody is throttled or asleep",
+            (Column("target"), Column("kind"), Column("until"), Column("by", drop=1), Column("reason", "words")),
+            [
+                (e["target"], e["kind"], local(e["expires_at"], reach.clock.now()), e["by"], e["reason"])
+                for e in v["leases"]
+            ],
+            "Nobody is throttled or asleep: everything may work at its own pace.",
         ),
     )
 
@@ -130,8 +141,13 @@ def throttle(
 
     request = pb.ThrottleRequest(target=target, share=share, reason=why)
     request.duration.FromNanoseconds(round(_lease_seconds(duration) * 1e9))
-    lease = reach_of(ctx).governor().Throttle(request).lease
-    emit(lease_json(lease), json, lambda v: say(f"{v['target']} is throttled until {v['expires_at']}"))
+    reach = reach_of(ctx)
+    lease = reach.governor().Throttle(request).lease
+    emit(
+        lease_json(lease),
+        json,
+        lambda v: say(f"{v['target']} is throttled {_until(v, reach)}"),
+    )
 
 
 def sleep(
@@ -146,8 +162,13 @@ def sleep(
 
     request = pb.SleepRequest(target=target, reason=why)
     request.duration.FromNanoseconds(round(_lease_seconds(duration) * 1e9))
-    lease = reach_of(ctx).governor().Sleep(request).lease
-    emit(lease_json(lease), json, lambda v: say(f"{v['target']} sleeps until {v['expires_at']}"))
+    reach = reach_of(ctx)
+    lease = reach.governor().Sleep(request).lease
+    emit(
+        lease_json(lease),
+        json,
+        lambda v: say(f"{v['target']} sleeps {_until(v, reach)}"),
+    )
 
 
 def resume(ctx: typer.Context, target: str, json: JsonFlag = False) -> None:
@@ -158,8 +179,12 @@ def resume(ctx: typer.Context, target: str, json: JsonFlag = False) -> None:
     emit(
         {"ended": [lease_json(lease) for lease in answer.ended]},
         json,
-        lambda v: say(f"{len(v['ended'])} leases on {target} ended"),
+        lambda v: say(f"{target}: {len(v['ended']) or 'no'} {'lease' if len(v['ended']) == 1 else 'leases'} ended"),
     )
+
+
+def _until(lease: dict[str, Any], reach: Reach) -> str:
+    return f"until {local(lease['expires_at'], reach.clock.now())}; `calyx governor resume {lease['target']}` ends it"
 
 
 def _lease_seconds(text: str) -> float:
@@ -173,6 +198,6 @@ def _percent(value: float | None, state: str) -> str:
     return state if value is None else f"{value:.1f} %"
 
 
-def _line(value: dict[str, Any]) -> str:
+def _line(value: dict[str, Any], reach: Reach) -> str:
     parts = [f"{name.removesuffix('_percent')} {_percent(value[name], value['states'][name])}" for name in PERCENTS]
-    return f"{value['at']}  {'  '.join(parts)}  gpu {value['gpu']['state']}"
+    return f"{local(value['at'], reach.clock.now())}  {'  '.join(parts)}  gpu {value['gpu']['state']}"

@@ -12,15 +12,17 @@ from typer.exceptions import Exit
 from chassis.errors import CalyxError, Unavailable
 from chassis.layout import SERVICES
 from cli import doctor
-from cli.output import JsonFlag, at, emit, note, optional, say, span, table
+from cli.output import JsonFlag, at, emit, note, optional, say, span
 from cli.reach import Reach, endpoints, reach_of
+from cli.tables import Column, facts, table, tell
+from cli.tasks import level_name
 from cli.times import parse_span
 
 FIRST_PULSE_WITHIN_SECONDS = 15.0
 TRY_NEXT = (
-    "calyx status",
-    'calyx objective add "rotate the logs" --domain log_rotation --every 1h',
-    "calyx ladder",
+    ("calyx ladder", "how far each kind of work may go alone, and why"),
+    ("calyx inbox", "plans that wait for your yes"),
+    ("calyx status", "services, last check-in, kill switch"),
 )
 
 
@@ -73,11 +75,34 @@ def _greet(reach: Reach, url: str, seconds: float) -> None:
     with _progress() as progress:
         progress("waiting for the first pulse")
         first = _first_pulse(reach)
-    say(f"The station serves ({seconds:.1f} s). Dashboard: {_link(reach, url)}")
-    say(f"Last pulse: {first}" if first else "The first pulse is under way.")
-    say("Try next:")
-    for command in TRY_NEXT:
-        say(f"  {command}")
+    say(f"The station serves ({seconds:.1f} s). Its dashboard, with a link that logs you in once:")
+    say(f"  {_link(reach, url)}")
+    say("")
+    tell(f"{f'First check-in: {first}.' if first else 'The first check-in is under way.'} {_what_comes_next(reach)}")
+    say("")
+    edge = max(len(command) for command, _ in TRY_NEXT)
+    for command, what in TRY_NEXT:
+        say(f"  {command:<{edge}}  {what}")
+    say("")
+    tell('Give it work: calyx objective add "rotate the logs" --domain log_rotation --every 1h')
+    tell("End it: calyx down (`calyx stop` only holds new work)")
+
+
+def _what_comes_next(reach: Reach) -> str:
+    """What a person will see in the next minutes, from where the ladder stands."""
+    from calyx.cbo.v1 import cbo_pb2 as pb
+
+    try:
+        entry = next(e for e in reach.cbo().GetLadder(pb.GetLadderRequest()).domains if e.domain == "diagnostics")
+    except (CalyxError, StopIteration):
+        return "Watch `calyx ladder`: each kind of work acts by itself once its results have earned it."
+    if level_name(entry.level) == "EXECUTE":
+        return "Diagnostics acts by itself; the rest asks you first until its results have earned it."
+    left = max(entry.run_required - entry.run, 1)
+    return (
+        f"Diagnostics rehearses now; after {left} good check-in{'s' if left > 1 else ''} in a row it acts by itself: "
+        "watch `calyx ladder`. What changes files asks you first."
+    )
 
 
 def _first_pulse(reach: Reach) -> str:
@@ -141,32 +166,41 @@ def status(ctx: typer.Context, json: JsonFlag = False) -> None:
 
     def words(v: dict[str, Any]) -> None:
         table(
-            ("service", "state", "version", "pid", "up for", "seen", "what"),
+            (
+                Column("service"), Column("state", "state"), Column("version", drop=1), Column("pid", "number"),
+                Column("up for", "number"), Column("seen"), Column("what", "words"),
+            ),
             [
                 (
                     s["name"], s["state"], s["version"] or "unknown", s["pid"], span(s["uptime_s"]),
-                    "unknown" if s["age_s"] is None else f"{span(s['age_s'])} ago", s["detail"],
+                    "unknown" if s["age_s"] is None else _age(s["age_s"]), s["detail"],
                 )
                 for s in v["services"]
             ],
-            "no services",
+            "The guardian watches no service yet.",
         )  # fmt: skip
+        say("")
         s = v["station"]
-        if s["state"] != "ok":
-            say(f"station: {s['detail']}")
-            return
-        age = f", {span(s['last_pulse_age_s'])} ago" if s["last_pulse"] else ""
-        say(
-            f"station {s['station_id']}: last pulse {s['last_pulse'] or 'none yet'}{age}, "
-            f"every {span(s['pulse_interval_s'])}"
-        )
-        say(f"kill switch {'ON: ' + s['kill_switch_why'] if s['kill_switch'] else 'off'}")
+        switch = f"ON, no new task starts: {s['kill_switch_why']}" if s["kill_switch"] else "off"
+        rows: list[tuple[str, Any]] = [("station", f"{s['station_id'] or 'unknown'} in {reach.layout.root}")]
+        if s["state"] == "ok":
+            last = f"{s['last_pulse']}, {_age(s['last_pulse_age_s'])}" if s["last_pulse"] else "none yet"
+            rows.append(("last pulse", f"{last} (one every {span(s['pulse_interval_s'])})"))
+        else:
+            rows.append(("overseer", s["detail"]))
+            switch = "unknown" if s["kill_switch"] is None else switch
+        rows.append(("kill switch", switch))
         if s["dashboard"]:
-            say(f"dashboard {s['dashboard']}")
+            rows.append(("dashboard", f"{s['dashboard']} (`calyx login-link` logs you in)"))
+        facts(rows)
 
     emit({"station": station, "services": services}, json, words)
     if not services:
         raise Exit(1)
+
+
+def _age(seconds: float) -> str:
+    return "just now" if seconds < 1 else f"{span(float(int(seconds)))} ago"
 
 
 def _services(reach: Reach) -> list[dict[str, Any]]:

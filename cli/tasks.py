@@ -6,9 +6,16 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import Exit
 
-from cli.output import JsonFlag, at, emit, optional, say, shown, table
-from cli.reach import reach_of
+from chassis.errors import InvalidInput
+from cli.output import JsonFlag, at, emit, optional, say, shown
+from cli.reach import Reach, reach_of
+from cli.tables import Column, bullet, facts, painted, table, tell
+from cli.times import ago, local, readable
 
+STATES = (
+    "held", "proposed", "waiting", "ready", "claimed", "rehearsed", "done", "failed", "expired", "cancelled",
+    "rejected", "dead", "undone",
+)  # fmt: skip
 LEVELS = ("UNSPECIFIED", "OBSERVE", "SUGGEST", "GUIDE", "EXECUTE")
 
 
@@ -22,7 +29,7 @@ def register(app: typer.Typer) -> None:
         ("cancel", cancel),
     ):
         group.command(name)(command)
-    app.add_typer(group, name="task", help="Tasks with every gate's answer.")
+    app.add_typer(group, name="task", help="Tasks with every gate's answer. Example: calyx task list")
     app.command("inbox")(inbox)
     app.command("undo")(undo)
 
@@ -85,9 +92,25 @@ def answers_to(task: dict[str, Any]) -> str:
     return f"calyx task show {task['id']}"
 
 
+def _answers(task: dict[str, Any]) -> list[str]:
+    """Every command that answers, one a line."""
+    if task["state"] == "rehearsed":
+        return [
+            f"calyx task show {task['id']}",
+            f"calyx task approve {task['id']}",
+            f'calyx task reject {task["id"]} --why "…"',
+        ]
+    if task["state"] == "proposed":
+        return [
+            f'calyx task reject {task["id"]} --why "…"',
+            f'calyx ladder set {task["domain"]} GUIDE --why "…"',
+        ]
+    return [answers_to(task)]
+
+
 def list_(
     ctx: typer.Context,
-    state: Annotated[str, typer.Option(help="Only this state (held, ready, rehearsed, done, failed, …).")] = "",
+    state: Annotated[str, typer.Option(help=f"Only this state: {', '.join(STATES)}.")] = "",
     domain: Annotated[str, typer.Option(help="Only this domain.")] = "",
     last: Annotated[int, typer.Option("--last", min=1, max=500, help="How many.")] = 50,
     json: JsonFlag = False,
@@ -95,32 +118,53 @@ def list_(
     """Tasks, newest first. Example: calyx task list --state rehearsed"""
     from calyx.cbo.v1 import cbo_pb2 as pb
 
-    answer = reach_of(ctx).cbo().ListTasks(pb.ListTasksRequest(limit=last, state=state, domain=domain))
-    emit({"tasks": [row_json(t) for t in answer.tasks]}, json, lambda v: _rows(v["tasks"], "no tasks"))
+    if state and state not in STATES:
+        raise InvalidInput(f"{state!r} is not a task's state; choose from {', '.join(STATES)}")
+    reach = reach_of(ctx)
+    answer = reach.cbo().ListTasks(pb.ListTasksRequest(limit=last, state=state, domain=domain))
+    found = sorted((row_json(t) for t in answer.tasks), key=lambda t: t["at"] or "", reverse=True)
+    narrowed = " ".join(word for word in (state, domain) if word)
+    empty = (
+        f"No tasks that match ({narrowed}); `calyx task list` shows all."
+        if narrowed
+        else "No tasks yet: the next pulse plans the first (`calyx pulse --now`); `calyx objective add` gives work."
+    )
+    emit({"tasks": found}, json, lambda v: _rows(v["tasks"], empty, reach))
 
 
 def inbox(ctx: typer.Context, json: JsonFlag = False) -> None:
-    """What waits for you, newest first, with the command that answers it. Example: calyx inbox"""
+    """What waits for your answer, newest first. Example: calyx inbox"""
     from calyx.cbo.v1 import cbo_pb2 as pb
 
-    answer = reach_of(ctx).cbo().ListTasks(pb.ListTasksRequest(limit=100, waiting_for_person=True))
+    reach = reach_of(ctx)
+    answer = reach.cbo().ListTasks(pb.ListTasksRequest(limit=100, waiting_for_person=True))
     waiting = [{**row_json(task), "answer_with": answers_to(row_json(task))} for task in answer.tasks]
-    emit(
-        {"tasks": waiting},
-        json,
-        lambda v: table(
-            ("id", "domain", "state", "objective", "answer with"),
-            [(t["id"], t["domain"], t["state"], t["objective"], t["answer_with"]) for t in v["tasks"]],
-            "nothing waits for you",
-        ),
-    )
+    waiting.sort(key=lambda t: t["at"] or "", reverse=True)
+
+    def words(v: dict[str, Any]) -> None:
+        if not v["tasks"]:
+            tell(
+                "Nothing waits for you. Plans that need your yes stand here; what was done already is in "
+                "`calyx task list`."
+            )
+        for n, task in enumerate(v["tasks"]):
+            if n:
+                say("")
+            age = ago(task["at"], reach.clock.now())
+            say(f"{task['id']}  {painted(task['state'])} {age}", plain=False)
+            tell(f"{task['domain']} ({task['procedure'] or 'no procedure'}): {task['objective']}", "  ")
+            for command in _answers(task):
+                say(f"  {command}")
+
+    emit({"tasks": waiting}, json, words)
 
 
 def show(ctx: typer.Context, id: str, json: JsonFlag = False) -> None:
     """One task with every gate's answer. Example: calyx task show t-000000012-1"""
     from calyx.cbo.v1 import cbo_pb2 as pb
 
-    emit(as_json(reach_of(ctx).cbo().GetTask(pb.GetTaskRequest(id=id)).task), json, _words)
+    reach = reach_of(ctx)
+    emit(as_json(reach.cbo().GetTask(pb.GetTaskRequest(id=id)).task), json, lambda t: _words(t, reach))
 
 
 def approve(
@@ -168,7 +212,8 @@ def undo(
     """Reverse a task's effects; refuses on drift. Example: calyx undo t-000000012-1 --dry-run"""
     from calyx.cbo.v1 import cbo_pb2 as pb
 
-    answer = reach_of(ctx).cbo().Undo(pb.UndoRequest(id=task, dry_run=dry_run, cascade=cascade), timeout=60)
+    reach = reach_of(ctx)
+    answer = reach.cbo().Undo(pb.UndoRequest(id=task, dry_run=dry_run, cascade=cascade), timeout=60)
     value = {
         "done": answer.done,
         "dry_run": dry_run,
@@ -178,38 +223,75 @@ def undo(
     }
 
     def words(v: dict[str, Any]) -> None:
+        here = f"{reach.layout.root}/"
+        said = (v["detail"] or ("undone" if v["done"] else "not undone")).replace(here, "")
+        tell(f"{'Dry run, nothing was changed: ' if dry_run else ''}{said}")
         for step in v["steps"]:
-            say(f"  {step}")
-        say(v["detail"] or ("undone" if v["done"] else "not undone"))
+            bullet(step.replace(here, ""))
+        if v["steps"]:
+            say(f"Paths are in {reach.layout.root}.")
+        if dry_run and v["done"]:
+            say(f"To do it: calyx undo {task}{' --cascade' if cascade else ''}")
 
     emit(value, json, words)
     if not answer.done:
         raise Exit(1)
 
 
-def _rows(tasks: list[dict[str, Any]], empty: str) -> None:
+def _rows(tasks: list[dict[str, Any]], empty: str, reach: Reach) -> None:
     table(
-        ("id", "state", "level", "domain", "procedure", "TES", "at", "objective"),
+        (
+            Column("id"), Column("state", "state"), Column("level", drop=2), Column("domain"),
+            Column("procedure", drop=3), Column("TES", "number"), Column("planned", drop=1),
+            Column("objective", "words", drop=4),
+        ),
         [
-            (t["id"], t["state"], t["level"], t["domain"], t["procedure"], t["tes"], t["at"], t["objective"])
+            (
+                t["id"], t["state"], t["level"], t["domain"], t["procedure"], t["tes"],
+                ago(t["at"], reach.clock.now()), t["objective"],
+            )
             for t in tasks
         ],
         empty,
-    )
+    )  # fmt: skip
 
 
-def _words(task: dict[str, Any]) -> None:
-    say(f"{task['id']}: {task['objective']}")
-    say(f"{task['domain']} / {task['procedure']} by {task['owner']}, {task['state']} at level {task['level']}")
-    for gate in task["gates"]:
-        say(f"  gate {gate['gate']}: {gate['answer']} – {gate['reason']}")
-    say(f"  predicted {shown(task['prediction'])}, TES {shown(task['tes'])} {task['tes_note']}".rstrip())
-    for each in task["verifications"]:
-        say(f"  after {each['window']}: {each['verdict']} {each['detail']}".rstrip())
+def _words(task: dict[str, Any], reach: Reach) -> None:
+    now, here = reach.clock.now(), f"{reach.layout.root}/"
+    tell(f"{task['id']}: {task['objective']}")
+    expected = "unknown" if task["prediction"] is None else f"{task['prediction']:.0%}"
+    rows: list[tuple[str, Any]] = [
+        ("state", f"{task['state']}, planned {ago(task['at'], now)} at level {task['level']}"),
+        ("work", f"{task['domain']} / {task['procedure']} by {task['owner']}"),
+        ("success", f"predicted {expected}"),
+        ("TES", f"{shown(task['tes'])}{f' ({_said})' if (_said := task['tes_note']) else ''}"),
+    ]
     for change in (task["plan"] or {}).get("changes", []):
-        say(f"  plan: {change['op']} {change['target']} ({change['size_bytes']} bytes)")
-    say(f"  undo {'possible' if task['undo']['possible'] else 'not possible'}: {task['undo']['reason']}")
-    say(f"  answer with: {answers_to(task)}" if task["state"] in ("rehearsed", "proposed") else "")
+        target = str(change["target"]).replace(here, "")
+        rows.append(("plan", f"{change['op']} {target} ({change['size_bytes']} bytes)"))
+    for each in task["verifications"]:
+        when = "" if each["probed_at"] or not each["due_at"] else f", due {local(each['due_at'], now)}"
+        detail = f": {each['detail'].replace(here, '')}" if each["detail"] else ""
+        rows.append((_window(each["window"]), f"{each['verdict'] or 'not yet'}{when}{detail}"))
+    rows.append(("undo", f"{'possible' if task['undo']['possible'] else 'not possible'}: {task['undo']['reason']}"))
+    facts(rows)
+    if task["gates"]:
+        say("")
+        table(
+            (Column("gate"), Column("answer", "state"), Column("reason", "words")),
+            [(g["gate"].replace("_", " "), g["answer"], readable(g["reason"], now)) for g in task["gates"]],
+            "",
+        )
+    if task["state"] in ("rehearsed", "proposed"):
+        say("")
+        say("Answer with:")
+        for command in _answers(task):
+            if not command.startswith("calyx task show"):
+                say(f"  {command}")
+
+
+def _window(window: str) -> str:
+    return "at once" if window == "0" else f"after {window.lstrip('+')}"
 
 
 def _parsed(text: str) -> Any:

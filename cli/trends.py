@@ -6,8 +6,12 @@ from typing import Annotated, Any
 import typer
 
 from chassis.errors import InvalidInput
-from cli.output import JsonFlag, at, emit, note, optional, say, table
+from cli.output import JsonFlag, at, emit, note, optional, say
 from cli.reach import reach_of
+from cli.tables import Column, table, tell
+
+REASONS = 10
+"""Set-aside files that are named; the rest is counted."""
 
 
 def register(app: typer.Typer) -> None:
@@ -60,21 +64,45 @@ def trends(
 
     def words(v: dict[str, Any]) -> None:
         table(
-            ("metric", "verdict", "latest", "per day", "95 %", "p", "points", "unknown"),
+            (
+                Column("metric"), Column("verdict", "state"), Column("latest", "number"), Column("per day", "number"),
+                Column("95 %", drop=1), Column("p", "number", drop=2), Column("points", "number"),
+                Column("unknown", "number"),
+            ),
             [
                 (
-                    t["metric"], t["verdict"], t["latest"], t["slope_per_day"],
-                    "unknown" if t["slope_low"] is None else f"{t['slope_low']:.2f} … {t['slope_high']:.2f}",
-                    "unknown" if t["p_value"] is None else f"{t['p_value']:.3f}", t["points"], t["unknown"],
+                    t["metric"].replace("_percent", " %"), t["verdict"], t["latest"], _slope(t["slope_per_day"]),
+                    _between(t["slope_low"], t["slope_high"]), _chance(t["p_value"]), t["points"], t["unknown"],
                 )
                 for t in v["trends"]
             ],
-            "no trends",
+            "No trends.",
         )  # fmt: skip
-        for chart in v["charts"]:
-            say(f"chart: {chart['path']}")
-        for reason in v["reasons"]:
+        if not any(t["points"] for t in v["trends"]):
+            tell(
+                "There are no pulses to analyse yet. The overseer checks in by itself (`calyx status` says when); "
+                "`calyx pulse --now` runs one, and a trend needs some tens of them."
+            )
+        elif any(t["verdict"] == "insufficient data" for t in v["trends"]):
+            tell("insufficient data: a trend needs more known points; come back after more pulses.")
+        for folder in sorted({Path(c["path"]).parent for c in v["charts"]}):
+            kinds = sorted({Path(c["path"]).suffix.removeprefix(".") for c in v["charts"]})
+            say(f"charts in {folder} ({', '.join(kinds)})")
+        for reason in v["reasons"][:REASONS]:
             note(f"set aside: {reason}")
-        say(v["summary"])
+        if len(v["reasons"]) > REASONS:
+            note(f"… and {len(v['reasons']) - REASONS} more (--json lists all)")
 
     emit(value, json, words)
+
+
+def _slope(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:+.3g}" if abs(value) < 1000 else f"{value:+.0f}"
+
+
+def _between(low: float | None, high: float | None) -> str:
+    return "unknown" if low is None or high is None else f"{_slope(low)} to {_slope(high)}"
+
+
+def _chance(p_value: float | None) -> str:
+    return "unknown" if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"

@@ -1,8 +1,9 @@
 """What each command asks, prints and exits with."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from calyx.analytics.v1 import analytics_pb2
@@ -26,6 +27,9 @@ from chassis.errors import (
 )
 from chassis.layout import SERVICES
 from chassis.rpc.figures import figure_absent, figure_ok, figure_unknown
+from cli.kpis import amount
+from cli.tasks import STATES
+from services.cbo.tasks import State
 
 
 def stamped(message: Any, **fields: Any) -> Any:
@@ -108,6 +112,43 @@ def test_task_list_and_inbox_say_which_command_answers(calyx: Console) -> None:
     assert calyx.script.request("ListTasks").waiting_for_person
 
 
+def test_tasks_come_newest_first_and_a_wrong_state_is_refused_with_the_list(calyx: Console) -> None:
+    older, newer = cbo_pb2.Task(), cbo_pb2.Task(id="t-2", state="done")
+    older.CopyFrom(TASK)
+    newer.created_at.FromDatetime(NOW + timedelta(seconds=5))
+    calyx.answers(ListTasks=cbo_pb2.ListTasksResponse(tasks=[older, newer]))
+    assert [task["id"] for task in calyx.json("task", "list")["tasks"]] == ["t-2", "t-1"]
+    _, err = calyx.run("task", "list", "--state", "sleeping", status=2)
+    assert "choose from held, proposed" in err and err.count("\n") == 1
+    assert set(STATES) == set(get_args(State))
+
+
+@pytest.mark.parametrize(
+    ("command", "answer", "says"),
+    [
+        (["inbox"], {"ListTasks": cbo_pb2.ListTasksResponse()}, "Nothing waits for you"),
+        (["task", "list"], {"ListTasks": cbo_pb2.ListTasksResponse()}, "calyx pulse --now"),
+        (["incident", "list"], {"ListIncidents": guardian_pb2.ListIncidentsResponse()}, "has seen no fault"),
+        (["trends"], {"Analyze": analytics_pb2.AnalyzeResponse()}, "no pulses to analyse"),
+        (["objective", "list"], {"ListObjectives": cbo_pb2.ListObjectivesResponse()}, "calyx objective add"),
+        (["pulse", "list"], {"ListPulses": cbo_pb2.ListPulsesResponse()}, "calyx pulse --now"),
+    ],
+)
+def test_where_there_is_nothing_the_command_says_what_that_means(
+    calyx: Console, command: list[str], answer: dict[str, Any], says: str
+) -> None:
+    calyx.answers(**answer)
+    assert says in calyx.run(*command)[0].replace("\n", " ")
+
+
+def test_what_a_service_says_can_not_steer_the_terminal(calyx: Console) -> None:
+    task = cbo_pb2.Task(id="t-9", state="done", objective="rotate\x1b[2J\x07 the logs")
+    calyx.answers(ListTasks=cbo_pb2.ListTasksResponse(tasks=[task]), GetTask=cbo_pb2.GetTaskResponse(task=task))
+    for command in (["task", "list"], ["task", "show", "t-9"], ["inbox"]):
+        out, _ = calyx.run(*command)
+        assert "\x1b" not in out and "\x07" not in out
+
+
 def test_approve_sends_the_digest_of_the_plan_that_is_there(calyx: Console) -> None:
     calyx.answers(
         GetTask=cbo_pb2.GetTaskResponse(task=TASK),
@@ -120,9 +161,14 @@ def test_approve_sends_the_digest_of_the_plan_that_is_there(calyx: Console) -> N
 
 
 def test_an_undo_that_is_not_done_exits_with_one(calyx: Console) -> None:
-    calyx.answers(Undo=cbo_pb2.UndoResponse(done=False, detail="drift", steps=["restore a.log"]))
+    calyx.answers(
+        Undo=cbo_pb2.UndoResponse(
+            done=False, detail="drift", steps=[f"restore {calyx.reach.layout.root}/reports/a.log"]
+        )
+    )
     out, _ = calyx.run("undo", "t-1", "--dry-run", "--cascade", status=1)
-    assert out == "  restore a.log\ndrift\n"
+    assert out.startswith("Dry run, nothing was changed: drift\n  - restore reports/a.log\n")
+    assert "To do it" not in out
     assert (calyx.script.request("Undo").dry_run, calyx.script.request("Undo").cascade) == (True, True)
 
 
@@ -133,8 +179,8 @@ def test_ladder_explain_and_set(calyx: Console) -> None:
         "domain", "level", "max_level", "reason", "run", "run_required", "tes_last", "failures_20", "probation", "next",
     } <= set(domain)  # fmt: skip
     assert (domain["level"], domain["tes_last"]) == ("EXECUTE", 98.3)
-    assert "EXECUTE (probation)" in calyx.run("ladder")[0]
-    assert "probation: evidence 1.19 of 20" in calyx.run("ladder", "explain", "diagnostics")[0]
+    assert "Act (EXECUTE), probation" in calyx.run("ladder")[0]
+    assert "evidence 1.19 of 20" in calyx.run("ladder", "explain", "diagnostics")[0]
     calyx.run("ladder", "set", "diagnostics", "guide", "--why", "watching")
     asked = calyx.script.request("SetLevel")
     assert (asked.level, asked.why) == (common_pb2.LEVEL_GUIDE, "watching")
@@ -249,7 +295,7 @@ def test_incidents_have_the_keys_that_scripts_rely_on(calyx: Console) -> None:
     assert value["root_cause"]["ranked"] == [
         {"cause": "killed", "confidence": 0.9, "evidence": ["SIGKILL"], "disproved_by": "exit status"}
     ]
-    assert "90% killed: SIGKILL" in calyx.run("incident", "show", "inc-1")[0]
+    assert "killed: SIGKILL" in calyx.run("incident", "show", "inc-1")[0]
 
 
 def test_a_playbook_that_did_not_run_exits_with_one_unless_it_was_a_dry_run(calyx: Console) -> None:
@@ -270,7 +316,11 @@ def test_kpis_keep_value_coverage_and_verdict_apart(calyx: Console) -> None:
     value = calyx.json("kpi")
     assert value["window_s"] == 86400
     assert {"name", "target", "value", "coverage", "verdict"} <= set(value["kpis"][0])
-    assert "insufficient data" in calyx.run("kpi")[0]
+    out, _ = calyx.run("kpi")
+    assert "insufficient data" in out and "99.0 %" in out
+    assert [amount(*each) for each in ((0.0, "count"), (2.04, "pp"), (None, "count"), (97.25, "score"))] == [
+        "0", "+2.0 pp", "unknown", "97.2",
+    ]  # fmt: skip
 
 
 def test_trends_reads_an_import_folder_by_its_absolute_path(
