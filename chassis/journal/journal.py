@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -94,8 +94,11 @@ class Journal:
         """Cheap: what the records say. `undo(dry_run=True)` looks at the world as well."""
         return _undoable(self._log(task_id).read())
 
-    def undo(self, task_id: str, dry_run: bool = False) -> UndoReport:
-        """Restore byte-identical content, mode and owner. Raises Drifted (nothing touched), Refused, NotFound."""
+    def undo(self, task_id: str, dry_run: bool = False, after: Sequence[str] = ()) -> UndoReport:
+        """Restore byte-identical content, mode and owner. Raises Drifted (nothing touched), Refused, NotFound.
+
+        A dry run may name later tasks whose undo it takes for done already (`after`, newest first).
+        """
         log = self._log(task_id)
         journal = log.read()
         if journal.state == "none":
@@ -110,7 +113,10 @@ class Journal:
             for entry in [] if dry_run else journal.half_done:
                 settle(log, entry)
             standing = log.read().standing
-            steps = way_back.check(log, standing)
+            seen: way_back.Seen = {}
+            for later in map(self._log, after if dry_run else ()):
+                way_back.check(later, later.read().standing, seen)
+            steps = way_back.check(log, standing, seen)
             if dry_run:
                 return UndoReport(done=False, detail=f"{len(steps)} changes can be undone", steps=steps)
             self._way_back(log, journal)

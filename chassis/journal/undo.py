@@ -8,6 +8,7 @@ from chassis.atomic import fsync_dir
 from chassis.canonical import Json
 from chassis.errors import Drifted
 from chassis.exchange.moves import move
+from chassis.journal.heirs import heir, remember
 from chassis.journal.inverse import decompressed, inverted_sha256
 from chassis.journal.join import join_back
 from chassis.journal.records import Entry, TaskLog
@@ -22,9 +23,15 @@ from chassis.journal.targets import (
 )
 
 
-def check(log: TaskLog, entries: list[Entry]) -> tuple[str, ...]:
-    """The steps an undo will take, in order. Raises Drifted if the world is not as the task left it."""
-    seen: dict[Path, Json | None] = {}
+Seen = dict[Path, Json | None]
+"""Paths as they will be once the changes checked so far are undone; others are as they are on disk."""
+
+
+def check(log: TaskLog, entries: list[Entry], seen: Seen) -> tuple[str, ...]:
+    """The steps an undo will take, in order. Raises Drifted if the world is not as the task left it.
+
+    `seen` starts empty, or as the check of a later task left it: then that task's undo is assumed done.
+    """
 
     def look(path: Path) -> Json | None:
         return seen[path] if path in seen else snapshot(path)
@@ -97,7 +104,7 @@ def _check_remove(log: TaskLog, entry: Entry, look: Look) -> str:
     return f"make {target} again from {source.name}"
 
 
-def _check_rotate(_log: TaskLog, entry: Entry, look: Look) -> str:
+def _check_rotate(log: TaskLog, entry: Entry, look: Look) -> str:
     intent = entry.intent
     target, to, before = Path(intent["target"]), Path(intent["to"]), intent["before"]
     stands_still(to)
@@ -106,7 +113,7 @@ def _check_rotate(_log: TaskLog, entry: Entry, look: Look) -> str:
         raise Drifted(f"{to if old is None else target} is gone since the rotation; nothing was touched")
     if old["sha256"] != before["sha256"] and not _begins_as_rotated(to, old, before):
         raise Drifted(f"{to} no longer begins with what was rotated; nothing was touched")
-    if new["ino"] != intent["after"]["ino"]:
+    if new["ino"] not in (intent["after"]["ino"], heir(log.folder.parent, target, intent["after"]["ino"])):
         raise Drifted(f"{target} was rotated or replaced since; undo that first; nothing was touched")
     return f"put {to.name} back as {target}, with what was appended since"
 
@@ -176,6 +183,8 @@ def _make_again(tmp: Path, inverse: Json | None, sha256: str) -> None:
 
 def _undo_rotate(log: TaskLog, entry: Entry, fault: Callable[[str], None]) -> None:
     join_back(log, entry, fault)
+    target = Path(entry.intent["target"])
+    remember(log.folder.parent, target, entry.intent["before"]["ino"], target.stat().st_ino)
 
 
 _CHECKS: dict[str, Callable[[TaskLog, Entry, Look], str]] = {

@@ -156,6 +156,23 @@ def test_whatever_was_done_and_wherever_it_crashed_recover_and_undo_restore_ever
             yard.journal.undo("t1")
 
 
+def test_a_crash_right_after_replacing_a_file_by_the_same_content_is_seen_by_its_inode(yard: Yard) -> None:
+    target = yard.file("a", b"same")
+    before = tree(yard.data)
+
+    def fault(step: str) -> None:
+        if step == "placed":
+            raise Crash
+
+    yard.journal = Journal(yard.root / "journal", yard.clock, consent_within([yard.data]), fault)
+    with pytest.raises(Crash), yard.session() as effects:
+        effects.replace(target, yard.made(b"same"))
+    yard.journal = yard.boot()
+    assert "was done" in yard.journal.recover()[0]
+    yard.journal.undo("t1")
+    assert tree(yard.data) == before, "the time of last change too"
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=4), OPS, st.data())
 def test_any_drift_refuses_the_whole_undo_and_touches_nothing(contents: list[bytes], ops, data) -> None:

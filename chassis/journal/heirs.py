@@ -1,0 +1,42 @@
+"""Which inode took another's place when a rotation was undone.
+
+A rotation may be undone only while its new file is still the target. When a later rotation of the same target
+came and was undone again, the target is the same log under another inode; this file says so.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from chassis.atomic import write_json
+
+_REMEMBERED = 1000
+
+
+def remember(journal: Path, target: Path, was: int, now: int) -> None:
+    """Note that at `target` the file `now` continues `was` (inode numbers). Idempotent."""
+    heirs = _read(journal, target)
+    if was != now and heirs.get(str(was)) != now:
+        heirs.pop(str(was), None)
+        kept = dict(list(heirs.items())[-(_REMEMBERED - 1) :])
+        write_json(_file(journal, target), {**kept, str(was): now}, mode=0o600)
+
+
+def heir(journal: Path, target: Path, inode: int) -> int:
+    """The inode that stands for `inode` by now."""
+    heirs, seen = _read(journal, target), {inode}
+    while (after := heirs.get(str(inode))) is not None and after not in seen:
+        inode = after
+        seen.add(inode)
+    return inode
+
+
+def _file(journal: Path, target: Path) -> Path:
+    return journal / ".locks" / (hashlib.sha256(str(target).encode()).hexdigest() + ".heirs")
+
+
+def _read(journal: Path, target: Path) -> dict[str, int]:
+    try:
+        return {str(was): int(now) for was, now in json.loads(_file(journal, target).read_bytes()).items()}
+    except FileNotFoundError:
+        return {}
