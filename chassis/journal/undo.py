@@ -22,7 +22,6 @@ from chassis.journal.targets import (
     stands_still,
 )
 
-
 Seen = dict[Path, Json | None]
 """Paths as they will be once the changes checked so far are undone; others are as they are on disk."""
 
