@@ -78,17 +78,18 @@ def _greet(reach: Reach, url: str, seconds: float) -> None:
     say(f"The station serves ({seconds:.1f} s). Its dashboard, with a link that logs you in once:")
     say(f"  {_link(reach, url)}")
     say("")
-    tell(f"{f'First check-in: {first}.' if first else 'The first check-in is under way.'} {_what_comes_next(reach)}")
+    tell(f"{f'Check-in {first} is done.' if first else 'The first check-in is under way.'} {what_comes_next(reach)}")
     say("")
     edge = max(len(command) for command, _ in TRY_NEXT)
     for command, what in TRY_NEXT:
         say(f"  {command:<{edge}}  {what}")
     say("")
-    tell('Give it work: calyx objective add "rotate the logs" --domain log_rotation --every 1h')
-    tell("End it: calyx down (`calyx stop` only holds new work)")
+    say("Give it work, and end it:")
+    say('  calyx objective add "rotate the logs" --domain log_rotation --every 1h')
+    say("  calyx down")
 
 
-def _what_comes_next(reach: Reach) -> str:
+def what_comes_next(reach: Reach) -> str:
     """What a person will see in the next minutes, from where the ladder stands."""
     from calyx.cbo.v1 import cbo_pb2 as pb
 

@@ -28,6 +28,7 @@ from chassis.errors import (
 from chassis.layout import SERVICES
 from chassis.rpc.figures import figure_absent, figure_ok, figure_unknown
 from cli.kpis import amount
+from cli.station import what_comes_next
 from cli.tasks import STATES
 from services.cbo.tasks import State
 
@@ -186,6 +187,16 @@ def test_ladder_explain_and_set(calyx: Console) -> None:
     assert (asked.level, asked.why) == (common_pb2.LEVEL_GUIDE, "watching")
     assert "not a level" in calyx.run("ladder", "set", "diagnostics", "FLY", "--why", "x", status=2)[1]
     assert "--why" in calyx.run("ladder", "set", "diagnostics", "GUIDE", status=2)[1]
+
+
+def test_the_greeting_says_what_the_ladder_lets_happen_next(calyx: Console) -> None:
+    calyx.answers(GetLadder=LADDER)
+    assert "acts by itself;" in what_comes_next(calyx.reach)
+    entry = cbo_pb2.LadderEntry(domain="diagnostics", level=common_pb2.LEVEL_GUIDE, run=2, run_required=5)
+    calyx.answers(GetLadder=cbo_pb2.GetLadderResponse(domains=[entry]))
+    assert "after 3 good check-ins in a row it acts by itself" in what_comes_next(calyx.reach)
+    calyx.answers(GetLadder=Unavailable("away"))
+    assert "calyx ladder" in what_comes_next(calyx.reach)
 
 
 def test_an_objective_carries_its_schedule_and_its_parameters(calyx: Console) -> None:
