@@ -1,7 +1,7 @@
 // The page's life: it listens, falls back to asking, shows when it has lost the station, and sends a person's answers.
 
 import { h, show } from "./dom.js";
-import { ago, live, span } from "./figures.js";
+import { ago } from "./figures.js";
 import { ORDER, shortPulse } from "./panels.js";
 import { report } from "./report.js";
 
@@ -73,11 +73,11 @@ function draw() {
   if (!doc) return;
   const lost = silent && past > 20;
   const said = lost
-    ? { tone: "bad", text: "This page has lost the station.", detail: `What you see is ${span(past)} old and grows older.` }
+    ? { tone: "bad", text: "This page has lost the station.", detail: "What you see grows old. It goes on by itself when the station is back." }
     : doc.status;
   const status = byId("status");
-  if (status.dataset.said !== said.text + said.detail.replace(/\d+ \w+/, "")) {
-    status.dataset.said = said.text + said.detail.replace(/\d+ \w+/, "");
+  if (status.dataset.said !== said.text + said.detail) {
+    status.dataset.said = said.text + said.detail; // set only when it changed: it is read aloud
     show(status, h("i", { class: "lamp" }), h("span", {}, said.text, said.detail ? h("small", {}, said.detail) : null));
   }
   document.body.dataset.tone = said.tone;

@@ -19,7 +19,7 @@ function panel(name, title, standing, elapsed, body, { lasting = false, aside = 
       aside,
       h("span", { class: `age ${now.state}`, title: now.note || "" }, age)),
     lost && !lasting ? h("p", { class: "lost" }, `Unknown. ${now.note || "No answer yet."}`) : [
-      lost || now.state === "stale" ? h("p", { class: "lost" }, now.note || "No newer answer.") : null,
+      now.state !== "ok" && now.note ? h("p", { class: "lost" }, now.note) : null,
       body(),
     ],
   );
@@ -43,7 +43,7 @@ export function uptime(doc, elapsed) {
 export function tes(doc, elapsed) {
   const { latest, series, known, latest_id: id, latest_at: at } = doc.tes;
   const trend = doc.trends.items.find((each) => each.metric === "tes");
-  const slope = trend && trend.slope_per_day !== null ? ` ${trend.slope_per_day > 0 ? "+" : "−"}${Math.abs(trend.slope_per_day).toFixed(1)} a day` : "";
+  const slope = trend && trend.slope_per_day !== null && trend.verdict !== "flat" ? ` ${trend.slope_per_day > 0 ? "+" : "−"}${Math.abs(trend.slope_per_day).toFixed(1)} a day` : "";
   return panel("tes", term("Run score", "TES"), doc.tes, elapsed, () => [
     h("div", { class: "tes-row" },
       h("div", {},
@@ -146,6 +146,8 @@ export function inbox(doc, elapsed, session) {
       h("p", { class: "answer" },
         task.plan_digest ? h("button", { type: "button", class: "button primary", "data-act": "approve", "data-id": task.id, "data-digest": task.plan_digest }, "Approve") : null,
         h("button", { type: "button", class: "button", "data-act": "reject", "data-id": task.id }, "Reject"))))),
+    Object.keys(doc.station.tasks).length ? [h("h3", {}, "All tasks, by state"),
+      h("dl", { class: "facts tight" }, Object.entries(doc.station.tasks).map(([name, n]) => [h("dt", {}, name), h("dd", {}, n.toLocaleString("en"))]))] : null,
     items.length && session && !session.logged_in ? h("p", { class: "fine" }, "To answer here, run ", h("code", {}, "calyx login-link"), " and open its link.") : null,
   ], { extra: items.length ? "has-items" : "" });
 }
@@ -159,9 +161,10 @@ export function alerts(doc, elapsed) {
         ? `recovered${each.action && each.action !== "none" ? ` by ${each.action}` : ""}${each.recovered_seconds !== null ? ` in ${each.recovered_seconds.toFixed(1)} s` : ""}`
         : each.symptom,
       h("span", { class: "when" }, ago(seconds(each.closed_at || each.opened_at)))),
-    h("p", { class: "fine" },
-      each.closed_at ? [each.symptom, "; "] : [h("span", { class: "class" }, each.class), each.action ? ` · trying: ${each.action}` : "", each.cause ? " · " : ""],
-      each.cause ? `${each.cause.cause} (${Math.round(each.cause.confidence * 100)} % sure)` : ""));
+    h("p", { class: "fine clamp", title: each.symptom },
+      each.closed_at ? null : [h("span", { class: "class" }, each.class), each.action ? ` · trying: ${each.action}` : "", each.cause ? " · " : ""],
+      each.cause ? `${each.cause.cause} (${Math.round(each.cause.confidence * 100)} % sure)` : "",
+      each.closed_at ? [each.cause ? "; " : "", each.symptom] : null));
   return panel("alerts", open.length ? `Faults open: ${open.length}` : "Alerts", doc.alerts, elapsed, () => [
     open.length === 0 ? h("p", { class: "none good" }, "No fault is open.") : h("ul", { class: "incidents" }, open.map(entry)),
     recoveries.length ? [h("h3", {}, "Healed by itself"), h("ul", { class: "incidents" }, recoveries.map(entry))] : null,
@@ -191,7 +194,7 @@ export function capacity(doc, elapsed) {
   ];
   const now = live(c, elapsed);
   return panel("capacity", "Capacity", { ...c, state: "ok", unknown_after_seconds: 1e12, stale_after_seconds: 1e12 }, elapsed, () => [
-    now.state !== "ok" ? h("p", { class: "lost" }, now.note || "No newer answer.") : null, cells,
+    now.state !== "ok" && now.note ? h("p", { class: "lost" }, now.note) : null, cells,
   ]);
 }
 
@@ -227,13 +230,13 @@ export function learned(doc, elapsed) {
   const words = { tes: "run score", ram_percent: "memory use", uptime_percent: "uptime" };
   const line = (each) => each.slope_per_day === null
     ? h("span", { class: "fine" }, "too few points")
-    : `${each.verdict}, ${each.slope_per_day > 0 ? "+" : each.slope_per_day < 0 ? "−" : "±"}${Math.abs(each.slope_per_day).toFixed(2)} a day`;
+    : each.verdict === "flat" ? "flat" : `${each.verdict}, ${each.slope_per_day > 0 ? "+" : each.slope_per_day < 0 ? "−" : "±"}${Math.abs(each.slope_per_day).toFixed(2)} a day`;
   return panel("learned", "What it has learned", doc.trends, elapsed, () => [
     h("dl", { class: "facts" },
       h("dt", {}, "Experiences kept"), h("dd", {}, shown(m.experiences, elapsed)),
       h("dt", {}, "Remembered when asked"), h("dd", {}, shown(m.hits, elapsed), " of ", shown(m.recalls, elapsed)),
       doc.trends.items.map((each) => [h("dt", {}, `Trend: ${words[each.metric] || each.metric}`), h("dd", {}, line(each))])),
-    doc.trends.summary && doc.trends.analysis_age_seconds !== null ? h("p", { class: "summary" }, doc.trends.summary) : null,
+    doc.trends.summary && !doc.trends.items.length && doc.trends.analysis_age_seconds !== null ? h("p", { class: "summary" }, doc.trends.summary) : null,
     doc.trends.analysis_age_seconds === null
       ? h("p", { class: "fine" }, "No analysis yet.")
       : h("p", { class: "fine" }, `over ${doc.trends.pulses} pulses, ${ago(doc.trends.analysis_age_seconds + elapsed)}`),
