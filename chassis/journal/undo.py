@@ -112,7 +112,8 @@ def _check_rotate(log: TaskLog, entry: Entry, look: Look) -> str:
         raise Drifted(f"{to if old is None else target} is gone since the rotation; nothing was touched")
     if old["sha256"] != before["sha256"] and not _begins_as_rotated(to, old, before):
         raise Drifted(f"{to} no longer begins with what was rotated; nothing was touched")
-    if new["ino"] not in (intent["after"]["ino"], heir(log.folder.parent, target, intent["after"]["ino"])):
+    # Only the heir counts where there is one: the number of the inode it followed may be given out again.
+    if new["ino"] != heir(log.folder.parent, target, intent["after"]["ino"]):
         raise Drifted(f"{target} was rotated or replaced since; undo that first; nothing was touched")
     return f"put {to.name} back as {target}, with what was appended since"
 
