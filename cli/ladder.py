@@ -80,7 +80,8 @@ def _table(value: dict[str, Any]) -> None:
 
 
 def _level(entry: dict[str, Any]) -> str:
-    return WORDS.get(entry["level"], entry["level"]) + (", probation" if entry["probation"] else "")
+    words = WORDS.get(entry["level"], str(entry["level"]))
+    return f"{words}, probation" if entry["probation"] else words
 
 
 def _run(entry: dict[str, Any]) -> str:
