@@ -282,7 +282,8 @@ class Worker:
             raise LeaseLost("cancelled before anything was undone")
         if claim.epoch > 1 and self._journal.status(task.undo_of).state == "undone":
             return made.ack("undone", "it was undone before a crash kept this answer back")
-        report = self._journal.undo(task.undo_of, dry_run=task.params.get("dry_run") == "true")
+        after = [each for each in task.params.get("after", "").split(",") if each]
+        report = self._journal.undo(task.undo_of, dry_run=task.params.get("dry_run") == "true", after=after)
         self._fault("undone")
         made.applied = report.done
         return made.ack(

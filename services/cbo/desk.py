@@ -1,6 +1,6 @@
 """What people do: submit, approve, reject, cancel, undo, set levels, stop and resume. Idempotent and audited."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from chassis.canonical import sha256_hex
@@ -210,15 +210,16 @@ class Desk:
             raise Refused(f"{task_id} can't be undone while {names} stand on it; undo them first or use --cascade")
         ends = self._bridge.clock.monotonic() + wait_seconds
         steps: list[str] = []
-        for each in later:
-            made = self._undo_one(each, dry_run, who, ends)
+        for n, each in enumerate(later):
+            made = self._undo_one(each, dry_run, who, ends, after=later[:n])
             steps += [f"{each.id}: {step}" for step in made.steps]
             if not made.done:
                 return replace(made, detail=f"{each.id} stands on it: {made.detail}", steps=tuple(steps))
-        made = self._undo_one(task, dry_run, who, ends)
+        made = self._undo_one(task, dry_run, who, ends, after=later)
         return replace(made, steps=(*steps, *made.steps))
 
-    def _undo_one(self, task: Task, dry_run: bool, who: str, ends: float) -> Undone:
+    def _undo_one(self, task: Task, dry_run: bool, who: str, ends: float, after: Sequence[Task]) -> Undone:
+        """`after`: later tasks that a dry run takes for undone already."""
         bridge = self._bridge
         earlier = [
             each for each in bridge.store.tasks("tasks_undoing", task.id)
@@ -236,7 +237,7 @@ class Desk:
                 level=Level.EXECUTE,
                 created_at=bridge.clock.now(),
                 objective=f"undo {task.id}",
-                params={"dry_run": "true"} if dry_run else {},
+                params={"dry_run": "true", "after": ",".join(each.id for each in after)} if dry_run else {},
                 undo_of=task.id,
                 gates=UNDO_GATES,
             )
