@@ -237,7 +237,7 @@ class Desk:
                 level=Level.EXECUTE,
                 created_at=bridge.clock.now(),
                 objective=f"undo {task.id}",
-                params={"dry_run": "true", "after": ",".join(each.id for each in after)} if dry_run else {},
+                params=_dry_run(after) if dry_run else {},
                 undo_of=task.id,
                 gates=UNDO_GATES,
             )
@@ -328,6 +328,10 @@ class Desk:
             bridge.override("kill_switch.engaged", by="the flag file", why=bridge.kill_switch.why())
         else:
             bridge.audit.write("kill_switch.released", by="the flag file")
+
+
+def _dry_run(after: Sequence[Task]) -> dict[str, str]:
+    return {"dry_run": "true", **({"after": ",".join(each.id for each in after)} if after else {})}
 
 
 def _step(effect: object) -> str:

@@ -82,7 +82,7 @@ class Meter:
             overridden = self._audit.count("override")
             executed = self._audit.count("policy.violation").total()
             blocked = self._audit.count("policy.blocked").total()
-            up = kpis.uptime(self._slots, self._slots_from, now)
+            up = kpis.uptime(self._slots, self._slots_from, self._as_of(now))
         return (
             up,
             kpis.mean_tes(self._tes_day(now)),
@@ -90,6 +90,17 @@ class Meter:
             kpis.confidence_delta(self._confidence(now), now),
             kpis.overrides(overridden, bridge.founded_at, now),
         )
+
+    def _as_of(self, now: datetime) -> datetime:
+        """The end of the newest slot read while that reading is fresh: what was not asked for yet is not down.
+
+        Older than two readings of two slots it is stale, and every slot since counts as unknown.
+        """
+        if not self._slots:
+            return now
+        newest = max(self._slots) + kpis.SLOT
+        fresh = 2 * (kpis.SLOT + timedelta(seconds=self._bridge.options.pulse_interval_seconds))
+        return newest if now - newest <= fresh else now
 
     def calibration(self, now: datetime) -> Calibration:
         rows = self._bridge.store.rows("calibration", iso(now - kpis.WINDOW))
