@@ -67,12 +67,15 @@ class Configs:
             return None
 
     def restore(self, service: str, now: datetime) -> str:
-        """Put the good configuration in place and say what was done; the replaced one is kept. OSError may come."""
+        """Put the good configuration in place and say what was done; the replaced one is kept. OSError may come.
+
+        Empty when the configuration in place is the good one, or none is known.
+        """
         path = self.file(service)
         with self._lock:
             good = self._good_digest(service)
             if good is None or good == self._digest(path):
-                return "nothing to roll back"
+                return ""
             if path.exists():
                 self._replaced.mkdir(parents=True, exist_ok=True)
                 aside = self._replaced / f"{service}-{now:%Y%m%dt%H%M%S%f}.env"

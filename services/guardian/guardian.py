@@ -290,7 +290,7 @@ class Guardian:
             playbook = self._playbooks[action]
             known = {"incident": incident.id} if incident is not None else {}
             self._book.audit("playbook.run", playbook=playbook.name, target=target, by=by, why=why, **known)
-            detail = self._do(target, action)
+            did, detail = self._do(target, action)
             mono = self._clock.monotonic()
             with self._lock:
                 self._last_action[target] = mono
@@ -299,17 +299,20 @@ class Guardian:
                 else:
                     self._tracks[target] = acted(self._tracks[target], mono)
                 if incident is not None:
-                    self._book.acted(incident, playbook.name, action)
-            self._ports.tally.acted(action)
+                    self._book.acted(incident, playbook.name, did)
+            self._ports.tally.acted(did)
             return detail
 
-    def _do(self, target: str, action: Action) -> str:
+    def _do(self, target: str, action: Action) -> tuple[Action, str]:
+        """What was really done: a rollback with nothing to roll back is a restart."""
         if action == "quarantine":
             self._ports.runtime.stop(target)
-            return f"{target} is stopped and stays so until `calyx quarantine release {target}`"
-        detail = self._configs.restore(target, self._clock.now()) if action == "rollback" else ""
+            return action, f"{target} is stopped and stays so until `calyx quarantine release {target}`"
+        restored = self._configs.restore(target, self._clock.now()) if action == "rollback" else ""
         self._ports.runtime.restart(target)
-        return f"{detail}; {target} is being started again" if detail else f"{target} is being started again"
+        if restored:
+            return "rollback", f"{restored}; {target} is being started again"
+        return "restart", f"{target} is being started again"
 
     def _set_quarantined(self, target: str) -> None:
         mono = self._clock.monotonic()

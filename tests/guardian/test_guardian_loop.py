@@ -254,3 +254,13 @@ def test_a_minute_in_which_all_answer_is_an_up_slot(world: World) -> None:
     assert [slot.state for slot in slots] == ["up", "up", "up", "down", "down"][: len(slots)]
     assert len(slots) >= 4
     assert slots[-1].state == "down"
+
+
+def test_a_rollback_with_nothing_to_roll_back_is_told_as_the_restart_that_it_was(world: World) -> None:
+    world.run(80)
+    for _ in range(2):
+        world.runtime.crash("memory")
+        world.run(30)
+    newest, first = world.guardian.incidents()
+    assert (first.severity, first.action) == (Class.MINOR, "restart")
+    assert (newest.severity, newest.action) == (Class.MAJOR, "restart")
