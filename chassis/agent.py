@@ -1,7 +1,7 @@
 """A service as an agent: one builder for the exchange, journal, consent and worker that each of them has."""
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -10,10 +10,9 @@ from chassis.atomic import read_json
 from chassis.audit import Audit
 from chassis.clock import Clock, parse_iso
 from chassis.domains import DomainManifest
-from chassis.errors import Refused
 from chassis.exchange.manifest import Manifest
 from chassis.exchange.port import Exchange
-from chassis.journal import Journal
+from chassis.journal import Journal, consent_within
 from chassis.killswitch import KillSwitch
 from chassis.layout import Layout
 from chassis.work import Work
@@ -28,17 +27,6 @@ def declared_roots(layout: Layout, domains: Iterable[DomainManifest], agent: str
     """The paths that the agent's own domain manifests declare, and its scratch folder."""
     declared = [path for domain in domains if domain.owner == agent for path in domain.paths]
     return [*(Path(path.replace("{station}", str(layout.root))) for path in declared), layout.work(agent)]
-
-
-def consent_under(roots: Sequence[Path]) -> Callable[[Path], None]:
-    """A check that raises Refused for a path that lies, links followed, under none of the roots."""
-
-    def consent(path: Path) -> None:
-        real = path.parent.resolve() / path.name
-        if not any(real.is_relative_to(root.resolve()) for root in roots):
-            raise Refused(f"no consent for {path}: it is outside the paths that the agent's domains declare")
-
-    return consent
 
 
 class LeaseFile:
@@ -88,20 +76,29 @@ def _holds(lease: LeaseView, now: datetime) -> bool:
     return lease.until is None or now < lease.until
 
 
+KEPT_BYTES, KEPT_FOR, PRUNE_SECONDS = 2 * 2**30, timedelta(days=30), 3600.0
+"""What the journal keeps of former contents, per agent; older ones go first, and `undo` then says so."""
+
+
 class Agent:
     """The worker with its drills done first, on its own thread, so that a slow disk delays no answer."""
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker, self._drilled = worker, False
+    def __init__(self, worker: Worker, journal: Journal, clock: Clock) -> None:
+        self._worker, self._journal, self._clock, self._drilled = worker, journal, clock, False
+        self._pruned_at = clock.monotonic()
 
     def step(self) -> None:
-        """Drill once, then claim and do what is ready."""
+        """Drill once, then claim and do what is ready; once an hour bound the journal."""
         if not self._drilled:
             for procedure, fault in self._worker.drill().items():
                 if fault is not None:
                     log.error("drill failed: this procedure will not act", procedure=procedure, why=fault)
             self._drilled = True
         self._worker.step()
+        if self._clock.monotonic() - self._pruned_at >= PRUNE_SECONDS:
+            self._pruned_at = self._clock.monotonic()
+            for task_id in self._journal.prune(KEPT_BYTES, KEPT_FOR):
+                log.info("can no longer be undone: its kept contents were dropped", task=task_id)
 
 
 def build_agent(
@@ -126,11 +123,12 @@ def build_agent(
     roots = declared_roots(layout, domains, name)
     for root in roots:
         root.mkdir(parents=True, exist_ok=True)
+    journal = Journal(layout.journal, clock, consent_within(roots))
     worker = Worker(
         name,
         exchange,
         works,
-        Journal(layout.journal / name, clock, consent_under(roots)),
+        journal,
         verifier,
         kill_switch,
         clock,
@@ -140,4 +138,4 @@ def build_agent(
         station_id,
         heartbeat_seconds=heartbeat_seconds,
     )
-    return Agent(worker)
+    return Agent(worker, journal, clock)

@@ -12,6 +12,7 @@ import structlog
 from calyx.governor.v1 import governor_pb2_grpc
 from calyx.probe.v1 import probe_pb2_grpc
 
+from chassis.agent import build_agent, declared_roots
 from chassis.audit import Audit
 from chassis.clock import SystemClock
 from chassis.domains import load_domains
@@ -21,7 +22,6 @@ from chassis.exchange.grants import Verifier
 from chassis.executor import ThreadExecutor
 from chassis.identity import load_identity
 from chassis.ids import RandomIds
-from chassis.journal import Journal, consent_within
 from chassis.killswitch import KillSwitch
 from chassis.layout import DEPLOY
 from chassis.periodic import Periodic
@@ -29,9 +29,8 @@ from chassis.probing import run_checks
 from chassis.rpc import probe_servicer
 from chassis.rpc.server import Served, run_service
 from chassis.settings import StationSettings, load
-from chassis.worker import Worker
 from services.governor import servicer
-from services.governor.agent import AGENT, declared_roots, governor_works, sleep_leases
+from services.governor.agent import AGENT, governor_works, sleep_leases
 from services.governor.cgroup import CgroupMeter
 from services.governor.governor import Governor
 from services.governor.gpu import GpuMeter
@@ -82,28 +81,26 @@ def main() -> None:
     kill_switch = KillSwitch(layout.kill_switch)
     verifier = Verifier(layout.keys / "grant.pub")
     exchange = FilesExchange(layout.svf, clock, verifier.valid, kill_switch)
-    roots = [*declared_roots(layout, load_domains(DEPLOY / "domains").values()), layout.work(AGENT)]
-    for place in (layout.logs, layout.work(AGENT)):
-        place.mkdir(parents=True, exist_ok=True)
-    worker = Worker(
+    domains = load_domains(DEPLOY / "domains").values()
+    agent = build_agent(
         AGENT,
-        exchange,
         governor_works(
             layout=layout,
-            roots=roots,
+            roots=declared_roots(layout, domains, AGENT),
             exchange=exchange,
             holders=KernelHolders(Path("/proc")),
             clock=clock,
             cpu_seconds=time.thread_time,
         ),
-        Journal(layout.journal, clock, consent_within(roots)),
-        verifier.valid,
-        kill_switch,
-        clock,
-        layout.work(AGENT),
-        audit,
-        sleep_leases(leases),
-        identity.station_id,
+        layout=layout,
+        exchange=exchange,
+        verifier=verifier.valid,
+        kill_switch=kill_switch,
+        domains=domains,
+        clock=clock,
+        audit=audit,
+        leases=sleep_leases(leases),
+        station_id=identity.station_id,
     )
 
     run_service(
@@ -130,26 +127,11 @@ def main() -> None:
         checks={"sampler": governor.check},
         periodics=[
             Periodic(name="sampler", every_seconds=settings.sample_seconds, step=governor.sample),
-            Periodic(name="worker", every_seconds=1.0, step=_Hands(worker).step),
+            Periodic(name="agent", every_seconds=1.0, step=agent.step),
         ],
         clock=clock,
         executor=executor,
     )
-
-
-class _Hands:
-    """The worker with its drills done first, on its own thread, so that a slow disk delays no answer."""
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker, self._drilled = worker, False
-
-    def step(self) -> None:
-        if not self._drilled:
-            for procedure, fault in self._worker.drill().items():
-                if fault is not None:
-                    log.error("drill failed: this procedure will not act", procedure=procedure, why=fault)
-            self._drilled = True
-        self._worker.step()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """The governor as an agent: the works it does for `log_rotation` and `cleanup`, and where they may look."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from chassis.clock import Clock
-from chassis.domains import DomainManifest
 from chassis.errors import CalyxError
 from chassis.exchange.manifest import TASK_ID, TaskId
 from chassis.exchange.port import Exchange
@@ -19,16 +18,6 @@ from services.governor.log_rotation import LogRotation
 
 AGENT = "governor"
 OVER = frozenset({"done", "dead", "cancelled", "unknown"})
-
-
-def declared_roots(layout: Layout, domains: Iterable[DomainManifest]) -> list[Path]:
-    """The paths that the governor's own domain manifests declare."""
-    return [
-        Path(path.replace("{station}", str(layout.root)))
-        for domain in domains
-        if domain.owner == AGENT
-        for path in domain.paths
-    ]
 
 
 def modified(path: Path) -> datetime:

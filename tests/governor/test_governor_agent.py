@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from governor_fakes import Bench
 
+from chassis.agent import declared_roots
 from chassis.clock import Clock, SystemClock, VirtualClock
 from chassis.domains import load_domains
 from chassis.drill import drill
@@ -13,7 +14,7 @@ from chassis.exchange.memory import MemoryExchange
 from chassis.killswitch import KillSwitch
 from chassis.layout import DEPLOY, Layout
 from chassis.work import Work
-from services.governor.agent import AGENT, declared_roots, governor_works, live_in, sleep_leases
+from services.governor.agent import AGENT, governor_works, live_in, sleep_leases
 from services.governor.holders import KernelHolders
 
 
@@ -23,7 +24,7 @@ def exchange(root: Path) -> MemoryExchange:
 
 def works(root: Path, clock: Clock) -> dict[str, Work]:
     layout = Layout(root)
-    roots = [*declared_roots(layout, load_domains(DEPLOY / "domains").values()), layout.work(AGENT)]
+    roots = declared_roots(layout, load_domains(DEPLOY / "domains").values(), AGENT)
     made = governor_works(
         layout=layout,
         roots=roots,
@@ -48,8 +49,8 @@ def test_every_procedure_passes_its_drill(tmp_path: Path, domain: str, clock: Cl
 
 
 def test_its_roots_are_the_paths_of_its_own_domains(tmp_path: Path) -> None:
-    roots = declared_roots(Layout(tmp_path), load_domains(DEPLOY / "domains").values())
-    assert sorted(roots) == [tmp_path / "logs", tmp_path / "work"]
+    roots = declared_roots(Layout(tmp_path), load_domains(DEPLOY / "domains").values(), AGENT)
+    assert sorted(roots) == [tmp_path / "logs", tmp_path / "work", tmp_path / "work" / "governor"]
 
 
 def test_scratch_whose_name_is_no_task_or_an_unknown_one_is_nobodys(tmp_path: Path) -> None:
