@@ -75,7 +75,8 @@ def test_the_callers_deadline_reaches_the_worker_thread_and_bounds_calls_made_fo
     wire.memory.behaviour = behaviour
     memory_pb2_grpc.MemoryServiceStub(wire.channel()).Recall(pb.RecallRequest(), timeout=7)
     assert [caller for caller, _ in wire.memory.seen] == ["operator", "cbo"]
-    assert onward[0] is not None and 0 < onward[0] <= 7
+    # the wire's encoding of a timeout rounds up by less than 1 %; without the bound it would be near 60
+    assert onward[0] is not None and 0 < onward[0] <= 7 * 1.01
 
 
 def test_nothing_is_sent_once_the_callers_deadline_has_passed(wire: Wire) -> None:
