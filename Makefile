@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROBE := import sys; sys.exit(sys.version_info < (3, 11))
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
-SOURCES := chassis services cli calyx_agent bench tests deploy
+SOURCES := chassis services cli bench tests deploy
 
 .PHONY: help setup up down test check check-python proto docs bench stack-test \
 	check-lint check-types check-imports check-protos check-locks check-compose

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
+import httpx
 import pytest
 
 from chassis.identity import load_token
@@ -58,6 +59,11 @@ class Station:
         endpoints = json.loads(self.layout.endpoints.read_text())
         address = endpoints["services"][service]["grpc"]
         return open_channel(address, load_token(self.layout.secrets, "operator"), timeout_seconds=10)
+
+    def overview(self) -> Any:
+        """What the page shows."""
+        page = json.loads(self.layout.endpoints.read_text())["dashboard"]
+        return httpx.get(f"{page}/api/overview", timeout=10).raise_for_status().json()
 
     def domain(self, name: str) -> dict[str, Any]:
         return next(each for each in self.json("ladder")["domains"] if each["domain"] == name)

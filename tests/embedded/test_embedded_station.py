@@ -138,6 +138,7 @@ def test_the_kill_switch_holds_everything_and_resume_lets_it_go_on(station: Stat
     record = json.loads(station.pulses()[-1].read_text())
     assert record["kill_switch"] == {"engaged": True, "why": "a test"}
     assert station.json("status")["station"]["kill_switch"] is True
+    assert station.overview()["kill_switch"]["engaged"] is True
     expired = {task["id"] for task in station.json("task", "list", "--state", "expired")["tasks"]}
 
     station.calyx("resume")
