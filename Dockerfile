@@ -23,7 +23,6 @@ WORKDIR /app
 COPY chassis chassis
 COPY services services
 COPY cli cli
-COPY
 COPY protos/gen protos/gen
 COPY deploy/domains deploy/domains
 COPY deploy/playbooks deploy/playbooks
