@@ -84,7 +84,7 @@ def trends(
                 "`calyx pulse --now` runs one, and a trend needs some tens of them."
             )
         elif any(t["verdict"] == "insufficient data" for t in v["trends"]):
-            tell("insufficient data: a trend needs more known points; come back after more pulses.")
+            tell("insufficient data: a trend needs 10 known points over at least an hour; come back after more pulses.")
         for folder in sorted({Path(c["path"]).parent for c in v["charts"]}):
             kinds = sorted({Path(c["path"]).suffix.removeprefix(".") for c in v["charts"]})
             say(f"charts in {folder} ({', '.join(kinds)})")

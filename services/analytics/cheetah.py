@@ -84,7 +84,8 @@ def in_words(trends: Sequence[Json], pulses: int) -> str:
     for trend in trends:
         name = WORDS.get(trend["metric"], trend["metric"])
         if trend["verdict"] == "insufficient data":
-            parts.append(f"{name}: insufficient data ({trend['points']} known, {trend['unknown']} unknown)")
+            over = f" over {trend['span_seconds'] / 60:.0f} min" if trend["points"] > 1 else ""
+            parts.append(f"{name}: insufficient data ({trend['points']} known{over}, {trend['unknown']} unknown)")
             continue
         parts.append(
             f"{name} {trend['verdict']} at {trend['slope_per_day']:+.3g} a day "

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chassis.atomic import write_whole
-from services.analytics.trend import DAY, Trend, trends
+from services.analytics.trend import DAY, Trend, trends, why_no_line
 
 Points = Sequence[tuple[float, float | None]]
 TITLES = {
@@ -67,7 +67,9 @@ def draw(trend: Trend, points: Points, out: Path, title: str) -> list[str]:
             label=f"trend {trend.slope_per_day:+.3g} a day ({interval}), p = {trend.p_value:.2g}: {trend.verdict}",
         )
     else:
-        axes.plot([], [], " ", label=f"no trend line: {trend.verdict} ({trend.points} known)")
+        axes.plot(
+            [], [], " ", label=f"no trend line: {trend.verdict} ({why_no_line(trend.points, trend.span_seconds)})"
+        )
     if trend.metric in TARGETS:
         axes.axhline(TARGETS[trend.metric], color="#888888", linewidth=0.8, linestyle="-.")
     unknown = [at / DAY for at, value in points if value is None]

@@ -17,6 +17,9 @@ from scipy import stats
 MIN_POINTS = 10
 """Fewer known values than this are no trend."""
 
+MIN_SPAN_SECONDS = 3600.0
+"""Known values closer together than this say nothing about a day: a slope out of minutes is extrapolation."""
+
 DAY = 86400.0
 
 
@@ -29,6 +32,8 @@ class Trend:
     points: int
     unknown: int
     verdict: str
+    span_seconds: float = 0.0
+    """From the first known point to the last."""
     slope_per_day: float | None = None
     slope_low: float | None = None
     slope_high: float | None = None
@@ -47,9 +52,10 @@ def line(metric: str, unit: str, series: Sequence[tuple[float, float | None]]) -
         points=len(known),
         unknown=len(series) - len(known),
         verdict="insufficient data",
+        span_seconds=known[-1][0] - known[0][0] if known else 0.0,
         latest=known[-1][1] if known else None,
     )
-    if len(known) < MIN_POINTS or known[0][0] == known[-1][0]:
+    if len(known) < MIN_POINTS or base.span_seconds < MIN_SPAN_SECONDS:
         return base
     origin = known[0][0]
     days = np.array([(at - origin) / DAY for at, _ in known])
@@ -69,6 +75,7 @@ def line(metric: str, unit: str, series: Sequence[tuple[float, float | None]]) -
         points=base.points,
         unknown=base.unknown,
         verdict="flat",
+        span_seconds=base.span_seconds,
         slope_per_day=slope,
         slope_low=low,
         slope_high=high,
@@ -77,6 +84,13 @@ def line(metric: str, unit: str, series: Sequence[tuple[float, float | None]]) -
         intercept=intercept,
         latest=base.latest,
     )
+
+
+def why_no_line(points: int, span_seconds: float) -> str:
+    """What a trend line still lacks, for the chart's legend."""
+    if points < MIN_POINTS:
+        return f"{points} known, {MIN_POINTS} needed"
+    return f"{points} known over {span_seconds / 60:.0f} min, an hour needed"
 
 
 def _inflation(residuals: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> float:

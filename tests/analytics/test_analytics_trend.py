@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.analytics.trend import DAY, MIN_POINTS, line, trends
+from services.analytics.trend import DAY, MIN_POINTS, line, trends, why_no_line
 
 HOUR = 3600.0
 
@@ -56,6 +56,26 @@ def test_too_few_points_are_no_trend(values: list[float | None]) -> None:
     assert found.verdict == "insufficient data"
     assert found.slope_per_day is None
     assert found.p_value is None
+
+
+def test_minutes_of_points_give_no_slope_a_day() -> None:
+    """60 pulses in two minutes once read +4170 a day."""
+    steep: list[tuple[float, float | None]] = [(n * 2.0, 20.0 + n * 0.1) for n in range(60)]
+    [found] = trends({"ram_percent": ("percent", steep)})
+    assert (found.verdict, found.slope_per_day, found.p_value, found.points) == ("insufficient data", None, None, 60)
+    assert found.latest == 20.0 + 59 * 0.1
+    assert why_no_line(found.points, found.span_seconds) == "60 known over 2 min, an hour needed"
+
+
+def test_unknown_points_do_not_lengthen_the_span() -> None:
+    known: list[tuple[float, float | None]] = [(n * 60.0, float(n)) for n in range(30)]
+    found = line("tes", "score", [(-HOUR, None), *known, (3 * HOUR, None)])
+    assert (found.verdict, found.span_seconds) == ("insufficient data", 29 * 60.0)
+
+
+def test_an_hour_of_known_points_is_enough() -> None:
+    assert line("tes", "score", [(n * 60.0, 90.0 + n) for n in range(61)]).slope_per_day is not None
+    assert why_no_line(3, HOUR) == f"3 known, {MIN_POINTS} needed"
 
 
 @given(st.floats(0, 100), st.integers(MIN_POINTS, 50))
