@@ -13,6 +13,7 @@ from chassis.exchange.port import Exchange
 from chassis.ids import Ids
 from chassis.killswitch import KillSwitch
 from chassis.layout import Layout
+from services.cbo.consents import Consents
 from services.cbo.ladder import Ladder
 from services.cbo.policy import Policy
 from services.cbo.ports import Peers
@@ -109,6 +110,7 @@ class Bridge:
     peers: Peers
     ladder: Ladder
     beliefs: Beliefs
+    consents: Consents
     options: Options
     fault: Callable[[str], None] = no_fault
 

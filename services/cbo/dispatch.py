@@ -12,10 +12,10 @@ import structlog
 from chassis.canonical import Json
 from chassis.clock import iso
 from chassis.domains import Level
-from chassis.errors import Duplicate, InvalidInput, Unavailable
+from chassis.errors import Duplicate, InvalidInput, ResourceExhausted, Unavailable
 from chassis.exchange.manifest import Manifest
 from services.cbo.bridge import Bridge
-from services.cbo.gates import Gated, Question, Use, evaluate
+from services.cbo.gates import Gated, Question, Use, careful, evaluate
 from services.cbo.tasks import Task, seen
 
 log = structlog.get_logger(__name__)
@@ -52,6 +52,9 @@ class Dispatcher:
         level = (
             task.level if task.approval else min(task.level, standing.level, bridge.ladder.terms(task.domain).max_level)
         )
+        unconfirmed = bridge.consents.unconfirmed(task.domain)
+        if not task.approval:
+            level = careful(level, unconfirmed)
         task = replace(task, level=level, rehearsal=level is Level.GUIDE and not task.approval)
         day = bridge.store.rows("task_use", task.domain, iso(bridge.clock.now() - timedelta(hours=24)))[0][0]
         with self._lock:
@@ -70,6 +73,7 @@ class Dispatcher:
                 approved_by=task.approval,
                 use=use,
                 probation=standing.probation,
+                unconfirmed=unconfirmed,
                 admit=lambda: self._admit(task),
             )
             gated = evaluate(question)
@@ -102,7 +106,7 @@ class Dispatcher:
             except InvalidInput as error:
                 self._bridge.store.answer_task(task, "rejected", f"the exchange refused it: {error.message}")
                 continue
-            except OSError as error:
+            except (OSError, ResourceExhausted, Unavailable) as error:
                 log.error("task not dispatched, tried again in the next pulse", task=task.id, why=str(error))
                 continue
             sent.append(replace(task, state="waiting" if state == "waiting" else "ready"))

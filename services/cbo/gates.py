@@ -4,7 +4,7 @@ kill switch → policy → manifest → level → admission → budget. All of t
 picture; only admission, which costs a call, is `not asked` once the task can't go anyway.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,6 +52,8 @@ class Question:
     approved_by: str
     use: Use
     probation: bool
+    unconfirmed: tuple[str, ...] = ()
+    """Allowed folders outside the station without an effect so far."""
     admit: Callable[[], tuple[bool, str]]
 
     @property
@@ -67,6 +69,11 @@ class Gated:
     verdict: Verdict
     answers: tuple[GateAnswer, ...]
     reason: str
+
+
+def careful(level: Level, unconfirmed: Sequence[str]) -> Level:
+    """Not above GUIDE while an allowed folder waits for its first effect, which a person approves."""
+    return min(level, Level.GUIDE) if unconfirmed else level
 
 
 def evaluate(question: Question) -> Gated:
@@ -122,6 +129,9 @@ def _level(question: Question) -> GateAnswer:
         return GateAnswer(gate="level", answer="refuse", reason="OBSERVE: recorded only")
     if question.level is Level.SUGGEST:
         return GateAnswer(gate="level", answer="hold", reason="SUGGEST: proposed to the person, nothing runs")
+    if question.level is Level.GUIDE and question.unconfirmed:
+        reason = f"GUIDE: the first effect under {', '.join(question.unconfirmed)} needs your approval"
+        return GateAnswer(gate="level", answer="pass", reason=reason)
     does = "rehearsed, a person may approve" if question.level is Level.GUIDE else "runs with effects"
     return GateAnswer(gate="level", answer="pass", reason=f"{question.level.name}: {does}")
 

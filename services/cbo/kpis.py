@@ -99,20 +99,27 @@ class TesDay:
     rehearsals_sum: float = 0.0
 
 
-def mean_tes(day: TesDay) -> Kpi:
-    """Over tasks with effects; rehearsals are shown apart. Without one there is no value."""
+def mean_tes(day: TesDay, founded: datetime, now: datetime) -> Kpi:
+    """Over tasks with effects; rehearsals are shown apart. Without one there is no value.
+
+    Coverage is the share of them whose score is known, times the share of the 24 h that the station has lived.
+    """
     total = day.effects_known + day.effects_unknown
-    coverage = day.effects_known / total if total else 0.0
+    coverage = _seen(founded, now) * day.effects_known / total if total else 0.0
     value = day.effects_sum / day.effects_known if day.effects_known else None
-    note = f"{day.effects_known} tasks with effects" if total else "no task with effects in 24 h"
+    note = f"{_count(day.effects_known, 'task')} with effects" if total else "no task with effects in 24 h"
     if day.effects_unknown:
         note += f", {day.effects_unknown} more with unknown TES"
     if day.rehearsals_known:
-        note += f"; {day.rehearsals_known} rehearsals apart: {day.rehearsals_sum / day.rehearsals_known:.1f}"
+        note += f"; {_count(day.rehearsals_known, 'rehearsal')} apart: {day.rehearsals_sum / day.rehearsals_known:.1f}"
     return Kpi(
         name="mean_tes", target="≥ 96", value=value, unit="score", coverage=coverage,
         verdict=_verdict(value is not None and value >= 96.0, coverage), note=note,
     )  # fmt: skip
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _seen(founded: datetime, now: datetime) -> float:
@@ -124,7 +131,8 @@ def policy_violations(executed: int, blocked: int, founded: datetime, now: datet
     coverage = _seen(founded, now)
     return Kpi(
         name="policy_violations", target="0", value=float(executed), unit="count", coverage=coverage,
-        verdict=_verdict(executed == 0, coverage, breaks_now=executed > 0), note=f"{blocked} attempts blocked",
+        verdict=_verdict(executed == 0, coverage, breaks_now=executed > 0),
+        note=f"{_count(blocked, 'attempt')} blocked",
     )  # fmt: skip
 
 
@@ -151,7 +159,7 @@ def confidence_delta(domains: Iterable[DomainConfidence], now: datetime) -> Kpi:
     value = sum(100.0 * (each.now - each.before) * each.tasks for each in weighed) / tasks
     level = sum(each.now * each.tasks for each in weighed) / tasks
     coverage = sum(_seen(each.before_at, now) * each.tasks for each in weighed) / tasks
-    note = f"confidence {100 * level:.1f} % over {len(weighed)} domains"
+    note = f"confidence {100 * level:.1f} % over {_count(len(weighed), 'domain')}"
     if level > SATURATED:
         return Kpi(
             name="confidence_delta", target="≥ +1 pp", value=value, unit="pp", coverage=coverage,

@@ -85,7 +85,7 @@ class Meter:
             up = kpis.uptime(self._slots, self._slots_from, self._as_of(now))
         return (
             up,
-            kpis.mean_tes(self._tes_day(now)),
+            kpis.mean_tes(self._tes_day(now), bridge.founded_at, now),
             kpis.policy_violations(executed, blocked, bridge.founded_at, now),
             kpis.confidence_delta(self._confidence(now), now),
             kpis.overrides(overridden, bridge.founded_at, now),

@@ -55,7 +55,11 @@ class StandingCollector(Collector):
         switch.add_metric([], float(bridge.kill_switch.engaged()))
         yield switch
         level = GaugeMetricFamily("calyx_level", "1 OBSERVE to 4 EXECUTE.", labels=["domain"])
-        tes = GaugeMetricFamily("calyx_tes", "Mean TES of the last pulse with known work.", labels=["domain"])
+        tes = GaugeMetricFamily(
+            "calyx_tes",
+            "Mean TES of the last pulse with a known one, however long ago; NaN before the first.",
+            labels=["domain"],
+        )
         for rung in bridge.ladder.rungs():
             level.add_metric([rung.domain], float(rung.standing.level))
             known = rung.standing.tes_last
@@ -81,12 +85,12 @@ class StandingCollector(Collector):
     def _kpis(self) -> Iterable[Metric]:
         value = GaugeMetricFamily("calyx_kpi", "KPI over 24 h; NaN while unknown.", labels=["name"])
         coverage = GaugeMetricFamily("calyx_kpi_coverage", "Share of what the KPI should rest on.", labels=["name"])
-        overrides = GaugeMetricFamily("calyx_overrides_total", "Overrides in the last 24 h, from the audit log.")
+        overrides = GaugeMetricFamily("calyx_overrides_24h", "Overrides in the last 24 h, from the audit log.")
         for kpi in self._overseer.kpis():
             value.add_metric([kpi.name], math.nan if kpi.value is None else kpi.value)
             coverage.add_metric([kpi.name], kpi.coverage)
             if kpi.name == "overrides":
-                overrides.add_metric([], kpi.value or 0.0)
+                overrides.add_metric([], math.nan if kpi.value is None else kpi.value)
         yield value
         yield coverage
         yield overrides

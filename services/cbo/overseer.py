@@ -21,6 +21,7 @@ from chassis.layout import Layout
 from chassis.periodic import Periodic
 from services.cbo import record
 from services.cbo.bridge import Beliefs, Bridge, Options, no_fault
+from services.cbo.consents import Consents
 from services.cbo.desk import Desk
 from services.cbo.dispatch import Dispatcher, intake
 from services.cbo.kpis import Kpi
@@ -82,6 +83,7 @@ class Overseer:
             peers=peers,
             ladder=Ladder(store, domains, clock.now()),
             beliefs=Beliefs(store),
+            consents=Consents(layout, store, audit, clock),
             options=options,
             fault=fault,
         )
@@ -90,6 +92,7 @@ class Overseer:
         self.desk = Desk(self.bridge, self._dispatcher)
         self._steps = Steps(self.bridge, self._dispatcher, self._meter)
         self._one_pulse = threading.Lock()
+        self._behind = False
         self._watchers: list[Callable[[Json], None]] = []
         self.last: Pulse | None = None
         self.ended_at: float | None = None
@@ -101,9 +104,7 @@ class Overseer:
         bridge.layout.pulses.mkdir(parents=True, exist_ok=True)
         if bridge.policy.broken:
             bridge.audit.write("policy.broken", why=bridge.policy.broken)
-        for number, pulse_id, started_at in bridge.store.rows("pulses_running"):
-            self._interrupt(number, pulse_id, parse_iso(started_at))
-        self._write_pending()
+        self._behind = not self._catch_up("the CBO ended before the pulse did")
         planned = [
             task
             for task in bridge.store.tasks("tasks_open")
@@ -116,8 +117,18 @@ class Overseer:
     def _stopped(self) -> bool:
         return self.bridge.kill_switch.engaged()
 
-    def _interrupt(self, number: int, pulse_id: str, started_at: datetime) -> None:
-        reason = "the CBO ended before the pulse did"
+    def _catch_up(self, reason: str) -> bool:
+        """Give pulses that broke off their record, and write what could not be written; False while it can't."""
+        try:
+            for number, pulse_id, started_at in self.bridge.store.rows("pulses_running"):
+                self._interrupt(number, pulse_id, parse_iso(started_at), reason)
+            self._write_pending()
+        except OSError as error:
+            log.error("pulse records wait in the database", why=str(error))
+            return False
+        return True
+
+    def _interrupt(self, number: int, pulse_id: str, started_at: datetime, reason: str) -> None:
         whole = record.interrupted(self.bridge, pulse_id, started_at, reason)
         summary: Json = {
             "id": pulse_id, "started_at": iso(started_at), "duration_seconds": 0.0, "status": "interrupted",
@@ -166,6 +177,7 @@ class Overseer:
     def reap(self) -> None:
         """The exchange's sweep, and what became of our tasks; scoring is left to the pulse."""
         self.desk.notice_kill_switch()
+        self.bridge.consents.notice()
         self.bridge.exchange.sweep()
         intake(self.bridge)
 
@@ -173,18 +185,22 @@ class Overseer:
         """One Bridge Pulse, now; the next one waits until it has ended. Returns its summary."""
         with self._one_pulse:
             self.desk.notice_kill_switch()
-            pulse = self._steps.begin()
+            written = not self._behind or self._catch_up("the pulse broke off; the log says why")
+            self._behind = True
+            pulse = self._steps.begin(written=written)
             self._steps.reflect(pulse)
             self._steps.plan(pulse)
             self._steps.act(pulse)
             self._steps.criticise(pulse)
-            summary = self._finish(pulse)
+            summary, kept = self._finish(pulse)
+            self._behind = not (written and kept)
         for watcher in list(self._watchers):
             watcher(summary)
         return summary
 
-    def _finish(self, pulse: Pulse) -> Json:
-        bridge = self.bridge
+    def _finish(self, pulse: Pulse) -> tuple[Json, bool]:
+        """The summary, and whether the record is in its file."""
+        bridge, kept = self.bridge, True
         try:
             with bridge.store.transaction():
                 self._steps.settle(pulse)
@@ -206,11 +222,11 @@ class Overseer:
             record.write(bridge.layout.pulses, pulse.id, pulse.started_at, whole, durable=bridge.options.durable)
         except OSError as error:
             log.error("pulse record kept in the database only", pulse=pulse.id, why=str(error))
-            summary = {**summary, "mood": f"the record can't be written: {error.strerror}"}
+            summary, kept = {**summary, "mood": f"the record can't be written: {error.strerror}"}, False
         self._forget_old(pulse.number)
         self.last, self.ended_at = pulse, bridge.clock.monotonic()
         self.last_scores |= {each.task.domain: each.score for each in pulse.critique.judged if each.score.worked}
-        return summary
+        return summary, kept
 
     def _forget_old(self, number: int) -> None:
         bridge = self.bridge

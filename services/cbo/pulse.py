@@ -78,10 +78,10 @@ class Steps:
         self._bridge, self._dispatcher, self._meter = bridge, dispatcher, meter
         self._critic = Critic(bridge)
 
-    def begin(self) -> Pulse:
-        """Allocate the id, durably."""
+    def begin(self, *, written: bool) -> Pulse:
+        """Allocate the id, durably. `written`: all earlier records are in their files."""
         now = self._bridge.clock.now()
-        number = self._bridge.store.begin_pulse(now)
+        number = self._bridge.store.begin_pulse(now, written=written)
         return Pulse(
             number=number,
             id=pulse_id(number),

@@ -1,6 +1,6 @@
 """The pulse record: every input and decision by value, canonical JSON; and its few figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from services.cbo.critique import Judged
 from services.cbo.ladder import Rung
 from services.cbo.pulse import Planned, Pulse
 from services.cbo.report import report
+from services.cbo.tes import Score
 
 SCHEMA = "calyx.pulse/1"
 
@@ -108,14 +109,27 @@ def mood(pulse: Pulse) -> str:
         return f"no answer from {', '.join(sorted(found.silent))}"
     if pulse.critique.changed:
         return "; ".join(f"{each.domain} is now at {each.after.name}" for each in pulse.critique.changed)
-    failed = [each for each in pulse.critique.judged if each.score.failed]
-    if failed:
-        return f"{len(failed)} of {len(pulse.critique.judged)} runs failed"
+    ended = [each for each in pulse.critique.judged if not each.waiting]
+    if any(each.score.failed for each in ended):
+        return runs_in_words([each.score for each in ended])
     if found.incidents:
         return f"recovered: {', '.join(sorted({each.target for each in found.incidents}))}"
-    if pulse.critique.judged:
-        return f"{len(pulse.critique.judged)} runs ended well"
-    return "quiet"
+    if ended:
+        return runs_in_words([each.score for each in ended])
+    return "ended, not scored yet" if pulse.critique.judged else "quiet"
+
+
+def runs_in_words(scores: Sequence[Score]) -> str:
+    """How runs ended, as far as it is known: a run ended well only when its score says so."""
+    failed = sum(each.failed for each in scores)
+    well = sum(each.tes is not None for each in scores) - failed
+    unknown = sum(each.worked and each.tes is None for each in scores)
+    counts = ((failed, "failed"), (well, "ended well"), (unknown, "ended with an unknown score"))
+    said = [(number, how) for number, how in counts if number]
+    if not said:
+        return "nothing needed doing"
+    (first, how), *others = said
+    return ", ".join([f"{first} {'run' if first == 1 else 'runs'} {how}", *(f"{n} {end}" for n, end in others)])
 
 
 def _head(bridge: Bridge, pulse_id: str, started_at: datetime) -> Json:

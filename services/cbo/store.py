@@ -90,11 +90,11 @@ class Store:
             self._depth = 1
             try:
                 yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            else:
                 self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk may have rolled it back, or left it open at the commit
+                    self._db.execute("ROLLBACK")
+                raise
             finally:
                 self._depth = 0
 
@@ -122,13 +122,14 @@ class Store:
 
     # pulses
 
-    def begin_pulse(self, now: datetime) -> int:
-        """Allocate the next number durably. Records of earlier pulses are by now known to be written."""
+    def begin_pulse(self, now: datetime, *, written: bool) -> int:
+        """Allocate the next number durably. `written`: records of earlier pulses are in their files, not needed here."""
         with self.transaction():
             self._db.execute(self._sql["pulse_begin"], (iso(now),))
             number = int(self._db.execute("SELECT last_insert_rowid()").fetchone()[0])
             self.run("pulse_name", pulse_id(number), number)
-            self.run("pulse_records_written", number)
+            if written:
+                self.run("pulse_records_written", number)
         return number
 
     def end_pulse(self, number: int, status: str, summary: Json, record: bytes) -> None:

@@ -20,6 +20,7 @@ from services.cbo.objectives import Objective, Schedule
 from services.cbo.planner import Candidate, choose
 from services.cbo.policy import SHIPPED, Policy, Ruling
 from services.cbo.posterior import HALF_LIFE, Bin, Posterior, calibration
+from services.cbo.record import runs_in_words
 from services.cbo.tasks import TRANSITIONS
 from services.cbo.tes import End, combine, falling, pulse_tes, score, unreachable_because
 
@@ -140,11 +141,31 @@ def test_without_slots_uptime_is_unknown() -> None:
 
 
 def test_mean_tes_is_over_tasks_with_effects() -> None:
-    kpi = kpis.mean_tes(kpis.TesDay(effects_known=10, effects_sum=970.0, rehearsals_known=5, rehearsals_sum=100.0))
+    long_ago = NOW - DAY * 2
+    day = kpis.TesDay(effects_known=10, effects_sum=970.0, rehearsals_known=5, rehearsals_sum=100.0)
+    kpi = kpis.mean_tes(day, long_ago, NOW)
     assert (kpi.value, kpi.verdict) == (97.0, "met") and "5 rehearsals apart: 20.0" in kpi.note
-    assert kpis.mean_tes(kpis.TesDay(rehearsals_known=5, rehearsals_sum=500.0)).verdict == "insufficient data"
-    assert kpis.mean_tes(kpis.TesDay(effects_known=1, effects_sum=99, effects_unknown=9)).verdict == "insufficient data"
-    assert kpis.mean_tes(kpis.TesDay(effects_known=2, effects_sum=190.0)).verdict == "missed"
+    rehearsed = kpis.TesDay(rehearsals_known=5, rehearsals_sum=500.0)
+    assert kpis.mean_tes(rehearsed, long_ago, NOW).verdict == "insufficient data"
+    unknown = kpis.TesDay(effects_known=1, effects_sum=99, effects_unknown=9)
+    assert kpis.mean_tes(unknown, long_ago, NOW).verdict == "insufficient data"
+    assert kpis.mean_tes(kpis.TesDay(effects_known=2, effects_sum=190.0), long_ago, NOW).verdict == "missed"
+
+
+def test_minutes_of_a_new_station_do_not_meet_a_days_target() -> None:
+    kpi = kpis.mean_tes(kpis.TesDay(effects_known=1, effects_sum=99.0), NOW - timedelta(minutes=6), NOW)
+    assert (kpi.value, kpi.verdict, kpi.note) == (99.0, "insufficient data", "1 task with effects")
+    assert kpi.coverage == pytest.approx(6 / 1440)
+
+
+def test_a_run_ended_well_only_when_its_score_says_so() -> None:
+    good, bad = score(done(0), Limits()), score(End(state="failed"), Limits())
+    unknown, idle = score(End(state="done"), Limits()), score(End(state="done", no_work=True), Limits())
+    assert runs_in_words([good]) == "1 run ended well"
+    assert runs_in_words([good, good, idle]) == "2 runs ended well"
+    assert runs_in_words([unknown]) == "1 run ended with an unknown score"
+    assert runs_in_words([bad, good, unknown]) == "1 run failed, 1 ended well, 1 ended with an unknown score"
+    assert runs_in_words([idle]) == "nothing needed doing"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +189,8 @@ def confident(now: float, before: float, tasks: int, age: timedelta = DAY) -> kp
 
 def test_confidence_is_weighted_by_tasks() -> None:
     kpi = kpis.confidence_delta([confident(0.82, 0.80, 30), confident(0.5, 0.5, 10)], NOW)
-    assert kpi.value == pytest.approx(1.5) and kpi.verdict == "met"
+    assert kpi.value == pytest.approx(1.5) and kpi.verdict == "met" and kpi.note.endswith("over 2 domains")
+    assert kpis.confidence_delta([confident(0.8, 0.8, 1)], NOW).note.endswith("over 1 domain")
     assert kpis.confidence_delta([confident(0.8, 0.8, 1)], NOW).verdict == "missed"
     assert kpis.confidence_delta([confident(0.8, 0.5, 1, timedelta(hours=2))], NOW).verdict == "insufficient data"
     assert kpis.confidence_delta([], NOW).value is None

@@ -173,7 +173,7 @@ def test_metrics_say_nan_for_what_is_unknown(station: Station) -> None:
         'calyx_pulses_total{status="complete"} 3.0', 'calyx_level{domain="diagnostics"} 3.0',
         'calyx_tes{domain="diagnostics"} 100.0', 'calyx_tes{domain="cleanup"} NaN', 'calyx_kpi{name="uptime"} NaN',
         'calyx_task_ends_total{domain="diagnostics",state="rehearsed"} 2.0', "calyx_kill_switch 0.0",
-        "calyx_overrides_total 0.0", 'calyx_exchange_depth{state="ready"} 0.0', "calyx_pulse_age_seconds 60.0",
+        "calyx_overrides_24h 0.0", 'calyx_exchange_depth{state="ready"} 0.0', "calyx_pulse_age_seconds 60.0",
     ):  # fmt: skip
         assert line in text
 
