@@ -80,12 +80,12 @@ def capacity(ring: Ring, monotonic: float, fresh: Freshness) -> Capacity:
             age_seconds=None,
             coverage=0.0,
             figures=dict.fromkeys(names, never),
-            gpu_state="error",
+            gpu_state="unknown",
             gpu_detail="no sample was taken yet",
             gpus=(),
         )
     age = max(0.0, monotonic - sample.monotonic)
-    gpu = sample.machine.gpu if age <= fresh.unknown_after else Gpu(state="error", detail=_too_old(age))
+    gpu = sample.machine.gpu if age <= fresh.unknown_after else Gpu(state="unknown", detail=_too_old(age))
     return Capacity(
         at=sample.at,
         sequence=sample.sequence,

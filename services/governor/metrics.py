@@ -38,9 +38,11 @@ class GovernorCollector(Collector):
         for gpu in now.gpus:
             use.add_metric([str(gpu.index)], _value(gpu.utilization_percent))
         yield use
-        state = GaugeMetricFamily("calyx_gpu_state", "1 for what NVML says, 0 for the rest.", labels=["state"])
+        state = GaugeMetricFamily(
+            "calyx_gpu_state", "1 for what NVML says, 0 for the rest; NaN unknown.", labels=["state"]
+        )
         for name in GPU_STATES:
-            state.add_metric([name], float(now.gpu_state == name))
+            state.add_metric([name], math.nan if now.gpu_state == "unknown" else float(now.gpu_state == name))
         yield state
         age = math.nan if now.age_seconds is None else now.age_seconds
         yield GaugeMetricFamily("calyx_capacity_age_seconds", "Age of the latest sample.", value=age)

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Literal, Protocol, Self
 
 ReadingState = Literal["ok", "unknown", "absent"]
-GpuState = Literal["absent", "ok", "error", "unsupported"]
+GpuState = Literal["absent", "ok", "error", "unsupported", "unknown"]
 
 PSI_FIGURES = ("cpu_some", "memory_some", "memory_full", "io_some", "io_full")
 """Pressure figures, in percent of the last 10 s."""
@@ -51,7 +51,10 @@ class GpuDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """All GPUs: absent (no driver or device), ok, error (the driver failed), unsupported (no figures)."""
+    """All GPUs: absent (no driver or device), ok, error (the driver failed), unsupported (no figures).
+
+    `unknown`: nobody has asked lately; a meter never says that.
+    """
 
     state: GpuState
     devices: tuple[GpuDevice, ...] = ()

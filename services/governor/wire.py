@@ -14,6 +14,7 @@ STATES = {
     "absent": common_pb2.FIGURE_STATE_ABSENT,
 }
 GPU_STATES = {
+    "unknown": pb.GPU_STATE_UNSPECIFIED,
     "absent": pb.GPU_STATE_ABSENT,
     "ok": pb.GPU_STATE_OK,
     "error": pb.GPU_STATE_ERROR,

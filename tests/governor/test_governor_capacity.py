@@ -5,11 +5,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from calyx.governor.v1 import governor_pb2 as pb
 from governor_fakes import CALM, Bench
 
 from chassis.clock import VirtualClock
 from services.governor.readings import Gpu, GpuDevice, Machine, Reading
 from services.governor.rows import COLUMNS
+from services.governor.wire import capacity_to_wire
 
 
 def rows(bench: Bench) -> list[dict[str, str]]:
@@ -81,7 +83,7 @@ def test_before_the_first_sample_everything_is_unknown(tmp_path: Path) -> None:
     now = Bench(tmp_path).governor.capacity().capacity
     assert {figure.state for figure in now.figures.values()} == {"unknown"}
     assert all(figure.value is None for figure in now.figures.values())
-    assert (now.sequence, now.age_seconds, now.coverage, now.gpu_state) == (0, None, 0.0, "error")
+    assert (now.sequence, now.age_seconds, now.coverage, now.gpu_state) == (0, None, 0.0, "unknown")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,8 @@ def test_each_gpu_figure_carries_its_own_state(tmp_path: Path) -> None:
     assert [f.state for f in figures] == ["ok", "unknown", "absent"]
     bench.clock.advance(60)
     now = bench.governor.capacity().capacity
-    assert (now.gpu_state, now.gpus) == ("error", ())
+    assert (now.gpu_state, now.gpus) == ("unknown", ()), "an old answer is not an error of the driver"
+    assert capacity_to_wire(now).gpu.state == pb.GPU_STATE_UNSPECIFIED
 
 
 def test_health_fails_once_the_sampler_has_stopped(tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ def test_before_the_first_sample_every_figure_is_nan(tmp_path: Path) -> None:
     assert math.isnan(seen("calyx_cpu_percent") or 0.0)
     assert math.isnan(seen("calyx_capacity_age_seconds") or 0.0)
     assert seen("calyx_gpu_utilization_percent", {"index": "0"}) is None
+    states = [seen("calyx_gpu_state", {"state": state}) for state in ("absent", "ok", "error", "unsupported")]
+    assert all(state is not None and math.isnan(state) for state in states), "nobody has asked NVML yet"
 
 
 def test_leases_intents_and_gpus_are_counted(tmp_path: Path) -> None:
