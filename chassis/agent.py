@@ -9,6 +9,7 @@ import structlog
 from chassis.atomic import read_json
 from chassis.audit import Audit
 from chassis.clock import Clock, parse_iso
+from chassis.consent import ConsentFile
 from chassis.domains import DomainManifest
 from chassis.exchange.manifest import Manifest
 from chassis.exchange.port import Exchange
@@ -116,14 +117,20 @@ def build_agent(
     station_id: str,
     heartbeat_seconds: float | None = 5.0,
 ) -> Agent:
-    """An agent that owns `works`, with consent for its domains' declared paths only.
+    """An agent that owns `works`, with consent for its domains' declared and allowed paths only.
 
     `heartbeat_seconds` None = no heartbeat thread (virtual clock). Makes the folders that it needs.
     """
     roots = declared_roots(layout, domains, name)
     for root in roots:
         root.mkdir(parents=True, exist_ok=True)
-    journal = Journal(layout.journal, clock, consent_within(roots))
+    consents, own = ConsentFile(layout), {each.domain for each in domains if each.owner == name}
+
+    def consent(path: Path) -> None:
+        """As of now: a folder that is forbidden meanwhile is refused before the next change."""
+        consent_within([*roots, *(each.path for each in consents.here() if each.domain in own)])(path)
+
+    journal = Journal(layout.journal, clock, consent)
     worker = Worker(
         name,
         exchange,

@@ -58,6 +58,11 @@ class Layout:
         return self.root / "manual_shutdown.flag"
 
     @property
+    def consents(self) -> Path:
+        """Folders outside the station that a person allowed."""
+        return self.root / "config" / "paths.json"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

@@ -20,7 +20,7 @@ from chassis.errors import Drifted, LeaseLost, Refused, Unavailable
 Consent = Callable[[Path], None]
 """Raises Refused for a path the station may not change."""
 
-_SECRET_FOLDERS = {".ssh", ".gnupg", ".aws", ".kube", ".password-store", "secrets"}
+SECRET_FOLDERS = {".ssh", ".gnupg", ".aws", ".kube", ".password-store", "secrets"}
 _SECRET_NAMES = re.compile(
     r"\.env(\..*)?|.*\.env|.*\.(pem|key|p12|pfx|kdbx|jks|keystore|token|gpg)|id_(rsa|dsa|ecdsa|ed25519)(_sk)?(\..*)?"
     r"|\.netrc|\.pgpass|\.git-credentials|authorized_keys",
@@ -44,7 +44,7 @@ def consent_within(roots: Sequence[Path]) -> Consent:
 
 def refuse_secret(path: Path) -> None:
     """Raises Refused for key files, credentials and everything under .ssh, .gnupg and the like."""
-    if _SECRET_FOLDERS & {part.lower() for part in path.parts[:-1]} or _SECRET_NAMES.fullmatch(path.name):
+    if SECRET_FOLDERS & {part.lower() for part in path.parts[:-1]} or _SECRET_NAMES.fullmatch(path.name):
         raise Refused(f"{path.name} looks like a secret; secrets are never a target and never copied")
 
 

@@ -265,13 +265,15 @@ class Critic:
                     self._bridge.store.answer_task(older, "expired", f"superseded by {task.id}")
 
     def violations(self, ended: Sequence[Task]) -> list[str]:
-        """Effects outside the domain's declared paths: executed violations, which the audit log keeps."""
+        """Effects outside the domain's declared and allowed paths: executed violations; the audit log keeps them."""
+        self._bridge.consents.notice()
         found: list[str] = []
         for task in ended:
             manifest = self._bridge.domains.get(task.domain)
             if manifest is None or task.ack is None or task.undo_of or not task.has_effects:
                 continue
-            outside = outside_of(targets_of(task.ack), roots_of(manifest, str(self._bridge.layout.root)))
+            roots = roots_of(manifest, str(self._bridge.layout.root))
+            outside = outside_of(targets_of(task.ack), (*roots, *self._bridge.consents.inside(task)))
             if outside:
                 self._bridge.audit.write("policy.violation", task=task.id, domain=task.domain, targets=outside[:10])
                 found.append(task.id)

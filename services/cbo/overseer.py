@@ -185,6 +185,7 @@ class Overseer:
         """One Bridge Pulse, now; the next one waits until it has ended. Returns its summary."""
         with self._one_pulse:
             self.desk.notice_kill_switch()
+            self.bridge.consents.notice()
             written = not self._behind or self._catch_up("the pulse broke off; the log says why")
             self._behind = True
             pulse = self._steps.begin(written=written)

@@ -307,7 +307,11 @@ class Steps:
         found = pulse.critique
         found.judged = self._critic.judge(pulse.reflection.acks)
         found.verified = self._critic.verify(pulse.started_at)
-        self._critic.violations([each.task for each in found.judged if not each.waiting])
+        judged = [each for each in found.judged if not each.waiting]
+        self._critic.violations([each.task for each in judged])
+        self._bridge.consents.confirm(
+            [each.task for each in judged if each.probed is None or each.probed.verdict != "refuted"]
+        )
         found.experiences = self._critic.remember(found.judged, pulse.id, self._bridge.clock.now())
         self._critic.amend()
         self._bridge.fault("probed")

@@ -15,6 +15,7 @@ from calyx.probe.v1 import probe_pb2_grpc
 from chassis.agent import build_agent, declared_roots
 from chassis.audit import Audit
 from chassis.clock import SystemClock
+from chassis.consent import ConsentFile
 from chassis.domains import load_domains
 from chassis.errors import CalyxError
 from chassis.exchange.files import FilesExchange
@@ -78,6 +79,7 @@ def main() -> None:
     )
     prometheus_client.REGISTRY.register(GovernorCollector(governor))
 
+    consents = ConsentFile(layout)
     kill_switch = KillSwitch(layout.kill_switch)
     verifier = Verifier(layout.keys / "grant.pub")
     exchange = FilesExchange(layout.svf, clock, verifier.valid, kill_switch)
@@ -119,7 +121,10 @@ def main() -> None:
                 probe_servicer.FULL_NAME,
                 probe_pb2_grpc.add_ProbeServiceServicer_to_server,
                 probe_servicer.ProbeServicer(
-                    "governor", executor, clock, lambda checks: run_checks(checks, roots=[layout.root])
+                    "governor",
+                    executor,
+                    clock,
+                    lambda checks: run_checks(checks, roots=[layout.root, *consents.folders()]),
                 ),
                 probe_servicer.ALLOW,
             ),

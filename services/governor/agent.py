@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from chassis.clock import Clock
+from chassis.consent import ConsentFile
 from chassis.errors import CalyxError
 from chassis.exchange.manifest import TASK_ID, TaskId
 from chassis.exchange.port import Exchange
@@ -34,11 +35,12 @@ def governor_works(
     cpu_seconds: Callable[[], float],
     modified: Callable[[Path], datetime] = modified,
 ) -> list[Work]:
-    """Both works, on the station's own folders."""
+    """Both works, on the station's own folders; log rotation on those that a person allowed, too."""
     return [
         LogRotation(
             default_folder=layout.logs,
             roots=lambda: roots,
+            allowed=ConsentFile(layout).here,
             holders=holders,
             clock=clock,
             cpu_seconds=cpu_seconds,

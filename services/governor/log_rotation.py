@@ -9,6 +9,7 @@ from pathlib import Path
 
 from chassis.canonical import Json
 from chassis.clock import Clock
+from chassis.consent import AllowedPath
 from chassis.errors import Damaged, InvalidInput, NotFound, Refused
 from chassis.exchange.manifest import Manifest
 from chassis.work import Change, Effects, Outcome, Plan
@@ -43,12 +44,16 @@ class _Run:
     bytes_saved: int = 0
 
 
+def _none_allowed() -> Sequence[AllowedPath]:
+    return ()
+
+
 class LogRotation:
     """Rotates `*.log` and `*.out` of at least `min_bytes`, and takes up segments that an earlier run had to leave.
 
-    Params: `folders` (absolute, separated by `:`; default the station's logs), `min_bytes`. `roots` are the paths
-    it may read and change; what it changes goes through `Effects` all the same. `cpu_seconds` is the CPU time
-    used so far by this thread.
+    Params: `folders` (absolute, separated by `:`; default the station's logs and what was allowed), `min_bytes`.
+    `roots` are the paths it may read and change, `allowed` the folders that a person added; what it changes goes
+    through `Effects` all the same. `cpu_seconds` is the CPU time used so far by this thread.
     """
 
     domain = "log_rotation"
@@ -62,8 +67,9 @@ class LogRotation:
         holders: Holders,
         clock: Clock,
         cpu_seconds: Callable[[], float],
+        allowed: Callable[[], Sequence[AllowedPath]] = _none_allowed,
     ) -> None:
-        self._default, self._roots, self._holders = default_folder, roots, holders
+        self._default, self._roots, self._holders, self._allowed = default_folder, roots, holders, allowed
         self._clock, self._cpu_seconds = clock, cpu_seconds
 
     # --- rehearse ------------------------------------------------------------------------------------------
@@ -209,9 +215,12 @@ class LogRotation:
     def _folders(self, task: Manifest) -> list[Path]:
         """Raises InvalidInput, NotFound, or Refused for a folder without consent."""
         given = task.params.get("folders", "")
+        consents = [each for each in self._allowed() if each.domain == self.domain]
+        # the first effect under an allowed folder is an approved one, whatever the level
+        open_to = [each.path for each in consents if each.confirmed_at or task.rehearsal or task.approval]
         if not given:
-            return [self._default] if self._default.is_dir() else []
-        roots = [root.resolve() for root in self._roots()]
+            return [*([self._default] if self._default.is_dir() else []), *open_to]
+        roots = [*(root.resolve() for root in self._roots()), *open_to]
         folders = []
         for text in given.split(":"):
             path = Path(text)
@@ -219,7 +228,9 @@ class LogRotation:
                 raise InvalidInput(f"folder {text!r} is not absolute; name folders by their full path")
             resolved = path.resolve()
             if not any(resolved.is_relative_to(root) for root in roots):
-                raise Refused(f"no consent for {text}; `calyx domain allow-path log_rotation {text}` gives it")
+                if any(resolved.is_relative_to(each.path) for each in consents):
+                    raise Refused(f"the first effect under {text} needs an approval")
+                raise Refused(f"no consent for {text}; `calyx domain allow-path {self.domain} {text}` gives it")
             if not resolved.is_dir():
                 raise NotFound(f"there is no folder {text}")
             folders.append(resolved)

@@ -13,6 +13,7 @@ from calyx.probe.v1 import probe_pb2_grpc
 from chassis.agent import LeaseFile, build_agent
 from chassis.audit import Audit
 from chassis.clock import SystemClock
+from chassis.consent import ConsentFile
 from chassis.domains import load_domains
 from chassis.errors import CalyxError
 from chassis.exchange.files import FilesExchange
@@ -76,6 +77,7 @@ def main() -> None:
     prometheus_client.REGISTRY.register(
         HealthCollector(guardian.health, lambda: len(guardian.incidents(limit=1000, open_only=True)))
     )
+    consents = ConsentFile(layout)
     kill_switch = KillSwitch(layout.kill_switch)
     verifier = Verifier(layout.keys / "grant.pub")
     agent = build_agent(
@@ -116,7 +118,9 @@ def main() -> None:
                     SELF,
                     executor,
                     clock,
-                    lambda checks: run_checks(checks, roots=[layout.root], health=guardian.state_of),
+                    lambda checks: run_checks(
+                        checks, roots=[layout.root, *consents.folders()], health=guardian.state_of
+                    ),
                 ),
                 probe_servicer.ALLOW,
             ),

@@ -19,6 +19,7 @@ from chassis.agent import LeaseFile, build_agent
 from chassis.audit import Audit
 from chassis.canonical import Json
 from chassis.clock import VirtualClock
+from chassis.consent import ConsentFile
 from chassis.domains import load_domains
 from chassis.exchange.files import FilesExchange
 from chassis.exchange.grants import Signer, Verifier
@@ -268,7 +269,7 @@ class VirtualStation:
         )
 
     def _probes(self, name: str, guardian: Guardian | None = None) -> Served:
-        health = guardian.state_of if guardian is not None else None
+        health, consents = guardian.state_of if guardian is not None else None, ConsentFile(self.layout)
         return Served(
             probe_servicer.FULL_NAME,
             probe_pb2_grpc.add_ProbeServiceServicer_to_server,
@@ -276,7 +277,7 @@ class VirtualStation:
                 name,
                 InlineExecutor(),
                 self.clock,
-                lambda checks: run_checks(checks, roots=[self.layout.root], health=health),
+                lambda checks: run_checks(checks, roots=[self.layout.root, *consents.folders()], health=health),
             ),
             probe_servicer.ALLOW,
         )
