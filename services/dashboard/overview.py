@@ -64,14 +64,15 @@ def _station(view: View, own: Own) -> Json:
     limits = terms(view.pulse_interval_seconds)
     standing = view.standing("station", 1)
     due: Any = None
-    if station.get("next_pulse_at"):
+    lost = standing["state"] == "unknown"
+    if station.get("next_pulse_at") and not lost:
         due = round((parse_iso(station["next_pulse_at"]) - view.now).total_seconds(), 1)
     if last is None:
         age = make(None, "unknown", unit="seconds", limits=limits, note=standing["note"] or "no pulse yet")
     else:
         seconds = float(station.get("last_pulse_age_seconds") or 0.0) + (view.since("station") or 0.0)
         age = make(round(seconds, 1), standing["state"], unit="seconds", age=standing["age_seconds"], limits=limits)
-        if standing["state"] == "unknown":
+        if lost:
             age = {**age, "value": None, "note": standing["note"]}
     return {
         **standing,
@@ -82,7 +83,7 @@ def _station(view: View, own: Own) -> Json:
         "last_pulse_age": age,
         "next_pulse_in_seconds": due,
         "overdue": due is not None and due < -max(10.0, view.pulse_interval_seconds),
-        "tasks": station.get("tasks") or {},
+        "tasks": {} if lost else station.get("tasks") or {},
     }
 
 

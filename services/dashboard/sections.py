@@ -32,10 +32,11 @@ def uptime(view: View) -> Json:
         slots = []
     counted = [slot["state"] for slot in slots if slot["state"] != "maintenance"]
     up = sum(state == "up" for state in counted)
+    figure = _kpi_figure(view, kpi)
     return {
         **standing,
-        "figure": _kpi_figure(view, kpi),
-        "verdict": (kpi or {}).get("verdict") or "insufficient data",
+        "figure": figure,
+        "verdict": _verdict(kpi, figure),
         "note": (kpi or {}).get("note") or standing["note"],
         "since_start": f"{up}/{len(counted)} slots" if counted else "",
         "slots": "".join(_SLOT_MARKS.get(slot["state"], "?") for slot in slots[-SLOTS_SHOWN:]),
@@ -241,18 +242,23 @@ def kpis(view: View) -> Json:
     for name, word in KPI_WORDS.items():
         kpi = answered.get(name)
         figure = _kpi_figure(view, kpi)
-        verdict = (kpi or {}).get("verdict") or "insufficient data"
         items.append(
             {
                 "name": name,
                 "word": word,
                 "target": (kpi or {}).get("target") or KPI_TARGETS[name],
                 "figure": figure,
-                "verdict": verdict if figure["state"] != "unknown" or verdict == "insufficient data" else "unknown",
+                "verdict": _verdict(kpi, figure),
                 "note": (kpi or {}).get("note") or "",
             }
         )
     return {**standing, "items": items, "window_seconds": (view.value("kpis") or {}).get("window_seconds")}
+
+
+def _verdict(kpi: Json | None, figure: Json) -> str:
+    """A verdict goes with its figure: on what is unknown there is none."""
+    said = str((kpi or {}).get("verdict") or "insufficient data")
+    return said if figure["state"] != "unknown" or said == "insufficient data" else "unknown"
 
 
 def _kpi_figure(view: View, kpi: Json | None) -> Json:
@@ -265,13 +271,13 @@ def _kpi_figure(view: View, kpi: Json | None) -> Json:
 
 
 def services(view: View, version: str, own_uptime: float) -> Json:
-    """The guardian's last probe of each service. Without the guardian: whether it answers this page, said so."""
+    """The guardian's last probe of each service. Without a fresh one: whether it answers this page, said so."""
     standing = view.standing("health", GUARDIAN_PROBE_SECONDS)
     since = view.since("health") or 0.0
     health = {each["service"]: each for each in (view.value("health") or {}).get("services", [])}
     items = []
     for service in SERVICES:
-        probed = health.get(service) if standing["state"] != "unknown" else None
+        probed = health.get(service) if standing["state"] == "ok" and not view.trouble("health") else None
         item: Json = {"service": service, "word": SERVICE_WORDS[service]}
         if service == "dashboard":
             item |= {"state": "up", "by": "itself", "age_seconds": 0.0, "version": version, "detail": ""}
@@ -333,7 +339,7 @@ def trends(view: View) -> Json:
         **standing,
         "summary": "" if lost else found.get("summary") or "",
         "analysis_age_seconds": age,
-        "pulses": found.get("pulses") or 0,
+        "pulses": None if lost else found.get("pulses"),
         "items": [] if lost else [{key: each[key] for key in keys} for each in found.get("trends") or []],
         "charts": [{key: each[key] for key in ("name", "metric", "written_at")} for each in charts],
     }

@@ -34,6 +34,9 @@ def headline(document: Json) -> Json:
         return _say("waiting", "Waiting for the first answers.", "")
     if station["last_pulse"] is None:
         return _say("waiting", "Starting: the first check-in (Bridge Pulse) comes soon.", "")
+    unknown = [each["service"] for each in document["services"]["items"] if each["state"] == "unknown"]
+    if unknown:
+        return _say("attention", f"Not known to be up: {listed([name_of(each) for each in unknown])}.", inbox)
     unsure = [each for each in document["services"]["items"] if each["state"] != "up"]
     if unsure:
         names = listed([f"{name_of(each['service'])} {each['state']}" for each in unsure])

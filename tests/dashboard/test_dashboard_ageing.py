@@ -196,6 +196,37 @@ def test_without_the_guardian_services_show_what_this_page_sees(made: Bench) -> 
     assert states["dashboard"] == ("up", "itself")
 
 
+def test_a_stopped_guardian_does_not_vouch_for_anybody(made: Bench) -> None:
+    look(made)
+    made.station.down.update(("guardian", "memory"))
+    advance(made, 16)
+    items = {each["service"]: each for each in look(made)["services"]["items"]}
+    assert (items["guardian"]["state"], items["guardian"]["uptime_seconds"]) == ("down", None)
+    assert (items["memory"]["state"], items["cbo"]["state"]) == ("down", "up")
+
+
+def test_a_verdict_goes_with_the_figure_it_was_about(made: Bench) -> None:
+    assert look(made)["uptime"]["verdict"] == "met"
+    made.station.down.add("cbo")
+    advance(made, 400)
+    shown = look(made)
+    assert shown["uptime"]["verdict"] == "unknown"
+    assert shown["station"]["next_pulse_in_seconds"] is None
+    assert (shown["station"]["tasks"], shown["station"]["overdue"]) == ({}, False)
+
+
+def test_an_analysis_that_can_not_be_asked_for_has_no_pulses(made: Bench) -> None:
+    made.station.down.add("analytics")
+    assert look(made)["trends"]["pulses"] is None
+
+
+def test_a_service_whose_state_is_unknown_keeps_the_headline_from_being_well(made: Bench) -> None:
+    made.station.health_states["memory"] = "unknown"
+    status = look(made)["status"]
+    assert status["tone"] == "attention"
+    assert status["text"] == "Not known to be up: memory."
+
+
 FIGURES = st.fixed_dictionaries(
     {
         "value": st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False)),

@@ -28,12 +28,14 @@ function panel(name, title, standing, elapsed, body, { lasting = false, aside = 
 const term = (word, name) => [word, " ", h("span", { class: "term" }, `(${name})`)];
 
 const VERDICT = { met: "met", missed: "missed", "insufficient data": "too early to say", unknown: "unknown" };
+/** A verdict goes with its figure: on what has become unknown there is none. */
+const standing = (said, figure, elapsed) => (said !== "insufficient data" && live(figure, elapsed).state === "unknown" ? "unknown" : said);
 const verdict = (said) => h("span", { class: `verdict v-${said.split(" ")[0]}`, title: said }, VERDICT[said] || said);
 
 export function uptime(doc, elapsed) {
   const { figure, since_start: since, slots, note, verdict: said } = doc.uptime;
   return panel("uptime", "Uptime, 24 h", doc.uptime, elapsed, () => [
-    h("p", { class: "big" }, shown(figure, elapsed), verdict(said)),
+    h("p", { class: "big" }, shown(figure, elapsed), verdict(standing(said, figure, elapsed))),
     slotStrip(slots),
     h("p", { class: "fine" }, note.startsWith("since start") ? note
       : [since ? ["all six services up in ", h("b", {}, since), " (one a minute)"] : "the first minute is being counted", note && note !== since ? ` · ${note}` : ""]),
@@ -49,7 +51,7 @@ export function tes(doc, elapsed) {
       h("div", {},
         h("p", { class: "big" }, shown(latest, elapsed)),
         h("p", { class: "fine" }, id ? [`${shortPulse(id)}, ${ago(seconds(at))}`] : "no finished work yet"),
-        h("p", { class: "fine" }, trend ? [trend.verdict === "insufficient data" ? "too few points for a trend" : `${trend.verdict}${slope}`] : ""),
+        h("p", { class: "fine" }, trend ? [trend.verdict === "insufficient data" ? "no trend yet: too little data" : `${trend.verdict}${slope}`] : ""),
       ),
       h("div", { class: "chart" },
         scoreLine(series, [{ at: doc.tes.up_at, name: "up" }, { at: doc.tes.down_at, name: "down" }]),
@@ -84,11 +86,11 @@ export function heartbeat(doc, elapsed) {
 export function kpis(doc, elapsed) {
   return panel("kpis", "How it does, by its five targets", doc.kpis, elapsed, () =>
     h("ul", { class: "kpi-row" }, doc.kpis.items.map((kpi) =>
-      h("li", { class: `kpi v-${kpi.verdict.split(" ")[0]}`, "data-key": kpi.name },
+      h("li", { class: `kpi v-${standing(kpi.verdict, kpi.figure, elapsed).split(" ")[0]}`, "data-key": kpi.name },
         h("span", { class: "kpi-name" }, kpi.word),
         h("span", { class: "kpi-value" }, shown(kpi.figure, elapsed)),
         h("span", { class: "kpi-foot" }, `target ${kpi.target}`),
-        h("span", { class: "kpi-foot" }, verdict(kpi.verdict), live(kpi.figure, elapsed).state === "unknown" && kpi.verdict === "insufficient data" ? null : h("span", { class: "kpi-age" }, aged(kpi.figure, elapsed))),
+        h("span", { class: "kpi-foot" }, verdict(standing(kpi.verdict, kpi.figure, elapsed)), live(kpi.figure, elapsed).state === "unknown" && kpi.verdict === "insufficient data" ? null : h("span", { class: "kpi-age" }, aged(kpi.figure, elapsed))),
         kpi.note ? h("span", { class: "kpi-note", title: kpi.note }, kpi.note) : null))),
     { lasting: true });
 }
@@ -199,16 +201,18 @@ export function capacity(doc, elapsed) {
 }
 
 export function services(doc, elapsed) {
+  const lost = live(doc.services, elapsed).state === "unknown" && elapsed > 10; // the page itself has lost its server
+  const state = (each) => (lost ? "unknown" : each.state);
   return panel("services", "Services", doc.services, elapsed, () =>
     h("ul", { class: "services-list" }, doc.services.items.map((each) =>
-      h("li", { class: `service s-${each.state}`, "data-key": each.service, title: each.detail || "" },
+      h("li", { class: `service s-${state(each)}`, "data-key": each.service, title: each.detail || "" },
         h("i", { class: "lamp" }),
         h("span", { class: "service-name" }, each.word),
-        h("span", { class: "service-state" }, each.state, each.by === "dashboard" ? "*" : ""),
+        h("span", { class: "service-state" }, state(each), each.by === "dashboard" ? "*" : ""),
         h("span", { class: "service-more" },
-          each.uptime_seconds === null ? "" : `for ${span(each.uptime_seconds + elapsed)}`,
+          each.uptime_seconds === null || lost ? "" : `for ${span(each.uptime_seconds + elapsed)}`,
           each.version ? ` · ${each.version}` : "",
-          each.age_seconds === null || each.by === "itself" ? "" : ` · seen ${ago(each.age_seconds + elapsed)}`)))), { lasting: true });
+          each.age_seconds === null || each.by === "itself" ? "" : ` · ${each.state === "up" ? "seen" : "asked"} ${ago(each.age_seconds + elapsed)}`)))), { lasting: true });
 }
 
 export function pulses(doc, elapsed) {
@@ -229,7 +233,7 @@ export function learned(doc, elapsed) {
   const m = doc.memory;
   const words = { tes: "run score", ram_percent: "memory use", uptime_percent: "uptime" };
   const line = (each) => each.slope_per_day === null
-    ? h("span", { class: "fine" }, "too few points")
+    ? h("span", { class: "fine" }, "too little data")
     : each.verdict === "flat" ? "flat" : `${each.verdict}, ${each.slope_per_day > 0 ? "+" : each.slope_per_day < 0 ? "−" : "±"}${Math.abs(each.slope_per_day).toFixed(2)} a day`;
   return panel("learned", "What it has learned", doc.trends, elapsed, () => [
     h("dl", { class: "facts" },
