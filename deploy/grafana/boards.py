@@ -47,7 +47,7 @@ STATION = Board(
         "Now": (
             Panel(
                 title="Services up",
-                description="How many of the six services answered the guardian's last probe.",
+                description="How many of the six services answered the guardian's last probe; unknown while any of them is.",
                 unit="none",
                 queries={"": "sum(calyx_service_up)"},
                 kind="stat",
@@ -66,7 +66,7 @@ STATION = Board(
             ),
             Panel(
                 title="Last pulse",
-                description="How long ago the last Bridge Pulse ended.",
+                description="How long ago the last Bridge Pulse began.",
                 unit="s",
                 queries={"": "calyx_pulse_age_seconds"},
                 kind="stat",
@@ -85,7 +85,7 @@ STATION = Board(
             Panel(
                 title="Uptime, 24 h",
                 description="Slots of 60 s in which all six services answered. Target 95 %. "
-                "Unknown until enough of the day was measured.",
+                "Coverage says how much of the day it rests on; under 90 % there is no verdict.",
                 unit="percent",
                 queries={"": 'calyx_kpi{name="uptime"}'},
                 kind="stat",
@@ -107,7 +107,7 @@ STATION = Board(
         "Work": (
             Panel(
                 title="TES by domain",
-                description="Mean score of each domain's tasks in the last pulse with work; gaps are pulses without.",
+                description="Mean score of each domain's tasks in its last pulse with a known one; it stands until the next.",
                 unit="none",
                 queries={"{{domain}}": "calyx_tes"},
             ),
@@ -238,12 +238,12 @@ RESOURCES = Board(
         "Machine": (
             Panel(
                 title="Reading's age",
-                description="Age of the governor's last reading (one every 5 s). Over 120 s it is stale.",
+                description="Age of the governor's last reading (one every 5 s). Over 10 s it is stale, over 50 s unknown.",
                 unit="s",
                 queries={"": "calyx_capacity_age_seconds"},
                 kind="stat",
                 width=4,
-                bad_above=120,
+                bad_above=50,
             ),
             Panel(
                 title="Coverage",
@@ -308,7 +308,7 @@ RESOURCES = Board(
             ),
             Panel(
                 title="Trends",
-                description="Slope of each measured trend, per day.",
+                description="Slope of each measured trend, per day, as of the last analysis; none under an hour of known points.",
                 unit="none",
                 queries={"{{metric}}": "calyx_trend_slope_per_day"},
                 filled=False,
