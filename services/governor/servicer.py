@@ -16,7 +16,8 @@ from services.governor.wire import capacity_to_wire, intent_to_wire, lease_to_wi
 FULL_NAME = "calyx.governor.v1.GovernorService"
 
 READERS = frozenset({"cbo", "dashboard", "guardian", "analytics", "operator"})
-LEASERS = frozenset({"cbo", "operator", "guardian", "dashboard"})
+LEASERS = frozenset({"cbo", "operator", "dashboard"})
+"""No agent is among them: whoever is put to sleep must not wake itself or its neighbour."""
 ALLOW: Mapping[str, frozenset[str]] = {
     "GetCapacity": READERS,
     "WatchCapacity": READERS,

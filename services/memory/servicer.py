@@ -24,7 +24,7 @@ _READERS = frozenset({"cbo", "dashboard", "analytics", "guardian", "operator"})
 _KEEPERS = frozenset({"operator", "cbo", "guardian"})
 
 ALLOW: Mapping[str, frozenset[str]] = {
-    "RecordExperience": frozenset({"cbo", "analytics", "guardian"}),
+    "RecordExperience": frozenset({"cbo", "analytics"}),
     "Recall": _READERS,
     "Feedback": frozenset({"operator", "dashboard", "cbo"}),
     "AmendOutcome": frozenset({"cbo"}),
