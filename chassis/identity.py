@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -20,6 +22,11 @@ from chassis.layout import SERVICES, Layout
 
 CALLERS = (*SERVICES, "operator")
 """Everybody with a token: the six services, and the person at the command line."""
+
+MIN_TOKEN_CHARS = 32
+"""A shorter token is a damaged file (ours have 43): it must not become one that can be guessed."""
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +51,7 @@ def found_station(layout: Layout, clock: Clock, ids: Ids, secrets_dir: Path | No
         station = {"schema": "calyx.station/1", "station_id": ids.new("st"), "created_at": iso(clock.now())}
         _first(layout.identity, canonical_json(station) + b"\n", mode=0o644)
         _first(vault / "grant.key", _private_pem(Ed25519PrivateKey.generate()), mode=0o600)
-        key = serialization.load_pem_private_key((vault / "grant.key").read_bytes(), password=None)
+        key = _grant_key(vault / "grant.key")
         public = key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
@@ -76,25 +83,43 @@ def load_identity(layout: Layout) -> Identity:
 
 
 def load_token(secrets_dir: Path, caller: str) -> str:
-    """The caller's bearer token. Raises NotFound, or Unavailable when it is not ours to read."""
+    """The caller's bearer token. Raises NotFound, Damaged, or Unavailable when it is not ours to read."""
     path = secrets_dir / f"{caller}.token"
     try:
-        return path.read_text().strip()
+        token = path.read_bytes().decode("ascii").strip()
     except FileNotFoundError as error:
         raise NotFound(f"there is no token for {caller} in {secrets_dir}; `calyx up` makes one") from error
     except OSError as error:
         raise Unavailable(f"can't read the token {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Damaged(f"{path} holds no token; remove it, and `calyx up` makes a new one") from error
+    if len(token) < MIN_TOKEN_CHARS:
+        raise Damaged(f"{path} holds no whole token; remove it, and `calyx up` makes a new one")
+    return token
 
 
 def load_callers(secrets_dir: Path) -> Mapping[str, str]:
     """Caller → sha256 (hex) of its token. Raises NotFound, Damaged."""
     path = secrets_dir / "callers.json"
     try:
-        return {str(name): str(digest) for name, digest in json.loads(path.read_bytes())["callers"].items()}
+        callers = {str(name): str(digest) for name, digest in json.loads(path.read_bytes())["callers"].items()}
+        if not all(_DIGEST.fullmatch(digest) for digest in callers.values()):
+            raise ValueError("a digest is 64 hex digits")
+        return callers
     except FileNotFoundError as error:
         raise NotFound(f"there is no {path}; found the station first (`calyx up`)") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{path} is not a list of callers; remove it and start the station again") from error
+
+
+def _grant_key(path: Path) -> Ed25519PrivateKey:
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise Damaged(f"{path} is not a grant key; restore it from a backup") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise Damaged(f"{path} is not an Ed25519 key; restore it from a backup")
+    return key
 
 
 def _private_pem(key: Ed25519PrivateKey) -> bytes:

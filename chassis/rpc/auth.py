@@ -48,7 +48,10 @@ class Callers:
                 "no token: send the header 'authorization: Bearer <token>' "
                 "with a token from the station's secrets folder"
             )
-        given = sha256_hex(authorization.removeprefix(SCHEME).strip().encode())
+        token = authorization.removeprefix(SCHEME).strip()
+        if not token:
+            raise Unauthenticated("the token is empty; it never is one of this station")
+        given = sha256_hex(token.encode(errors="replace"))
         found = [name for name, digest in self._hashes.items() if hmac.compare_digest(given, digest)]
         if not found:
             raise Unauthenticated("this token belongs to nobody on this station")

@@ -16,7 +16,7 @@ from chassis.rpc.server import RunningServer, Served, start_server
 
 MEMORY = "calyx.memory.v1.MemoryService"
 CBO = "calyx.cbo.v1.CboService"
-TOKENS = {"operator": "operator-token", "cbo": "cbo-token"}
+TOKENS = {"operator": "operator-token-" + "o" * 32, "cbo": "cbo-token-" + "c" * 32}
 
 
 class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
