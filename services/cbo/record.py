@@ -64,8 +64,8 @@ def interrupted(bridge: Bridge, pulse_id: str, started_at: datetime, reason: str
         "ended_at": None,
         "duration_seconds": None,
         "kill_switch": {"engaged": bridge.kill_switch.engaged(), "why": bridge.kill_switch.why()},
-        "reflect": {"capacity": {}, "services": [], "incidents": [], "acks": [], "verifications_due": [],
-                    "trends": None, "intents": [], "silent": {}},
+        "reflect": {"capacity": {}, "services": None, "incidents": None, "acks": [], "verifications_due": [],
+                    "trends": None, "intents": None, "silent": {}},
         "plan": {"objectives": [], "tasks": []},
         "act": {"dispatched": []},
         "critique": {"ended": [], "tes": {}, "ladder": [], "kpis": [], "experiences": []},
@@ -92,7 +92,7 @@ def summary_of(pulse: Pulse) -> Json:
         "tes_note": note,
         "tes_coverage": len(known) / len(worked) if worked else None,
         "kill_switch": pulse.reflection.kill_switch is not None,
-        "incidents": len(pulse.reflection.incidents or ()),
+        "incidents": None if pulse.reflection.incidents is None else len(pulse.reflection.incidents),
         "mood": mood(pulse),
     }
 
@@ -154,19 +154,21 @@ def _reflect(pulse: Pulse) -> Json:
     capacity = {name: readings[name].to_json() if name in readings else unknown for name in names}
     return {
         "capacity": capacity,
-        "services": []
+        "services": None
         if found.health is None
         else [
             {"service": each.service, "state": each.state, "age_seconds": each.age_seconds, "detail": each.detail}
             for each in found.health.services
         ],
-        "incidents": [
+        "incidents": None
+        if found.incidents is None
+        else [
             {
                 "id": each.id, "class": each.grade, "target": each.target, "symptom": each.symptom,
                 "opened_at": iso(each.opened_at), "closed_at": None if each.closed_at is None else iso(each.closed_at),
                 "action": each.action, "recovered_seconds": each.recovered_seconds, "root_cause": list(each.causes),
             }
-            for each in found.incidents or ()
+            for each in found.incidents
         ],
         "acks": [
             {"task_id": task.id, "state": task.state, "status": (task.ack or {}).get("status"), "ack": task.ack}
@@ -176,7 +178,7 @@ def _reflect(pulse: Pulse) -> Json:
         "trends": None
         if found.trends is None
         else {"summary": found.trends.summary, "age_seconds": found.trends.age_seconds},
-        "intents": []
+        "intents": None
         if found.capacity is None
         else [
             {"id": each.id, "kind": each.kind, "domain": each.domain, "reason": each.reason}

@@ -48,9 +48,14 @@ def _head(record: Json) -> str:
 
 def _machine(reflect: Json) -> str:
     rows = [(name.removesuffix("_percent"), _figure(figure)) for name, figure in reflect["capacity"].items()]
-    services = ", ".join(f"{each['service']} {each['state']}" for each in reflect["services"]) or "unknown"
+    services = ", ".join(_service(each) for each in reflect["services"] or ()) or "unknown"
     silent = "".join(f"\n- No answer from {name}: {why}" for name, why in reflect["silent"].items())
     return "## Machine and services\n\n" + _table(("", "in use"), rows) + f"\n- Services: {services}{silent}\n"
+
+
+def _service(each: Json) -> str:
+    age = each["age_seconds"]
+    return f"{each['service']} {each['state']}" + ("" if age is None else f" ({age:.0f} s ago)")
 
 
 def _figure(figure: Json) -> str:
@@ -60,7 +65,10 @@ def _figure(figure: Json) -> str:
     return f"{figure['value']:.1f} %{stale}, {figure['age_seconds']:.0f} s old"
 
 
-def _incidents(incidents: list[Json]) -> str:
+def _incidents(incidents: list[Json] | None) -> str:
+    """None is unknown: the guardian did not say."""
+    if incidents is None:
+        return "## Incidents\n\nUnknown: the guardian did not answer.\n"
     if not incidents:
         return ""
     lines = ["## Incidents", ""]

@@ -107,7 +107,7 @@ def test_both_crashes_were_healed_and_are_entries_of_a_pulse(day: Day) -> None:
     assert len(day.kills) == 2
     guardian = GuardianServiceStub(day.station.channel("operator"))
     incidents = guardian.ListIncidents(guardian_pb2.ListIncidentsRequest(limit=100)).incidents
-    entries = {entry["target"] for record in day.records for entry in record["reflect"]["incidents"]}
+    entries = {entry["target"] for record in day.records for entry in record["reflect"]["incidents"] or ()}
     for target, _ in day.kills:
         assert any(each.target == target and each.HasField("closed_at") for each in incidents), target
         assert target in entries
@@ -134,7 +134,7 @@ def test_the_built_in_domains_were_promoted_and_really_worked(day: Day) -> None:
 
 
 def test_high_ram_raised_one_cleanup_intent(day: Day) -> None:
-    intents = {intent["id"] for record in day.records for intent in record["reflect"]["intents"]}
+    intents = {intent["id"] for record in day.records for intent in record["reflect"]["intents"] or ()}
     assert len(intents) == 1
 
 
