@@ -168,8 +168,6 @@ def test_a_killed_service_is_back_without_a_person(station: Station) -> None:
     entries = [
         entry for path in station.pulses() for entry in json.loads(path.read_text())["reflect"]["incidents"] or ()
     ]
-        entry for path in station.pulses() for entry in json.loads(path.read_text())["reflect"]["incidents"] or ()
-    ]
     assert {entry["target"] for entry in entries} >= set(targets), "a recovery without a pulse entry"
     ids = [json.loads(path.read_text())["id"] for path in station.pulses()]
     assert len(ids) == len(set(ids))
