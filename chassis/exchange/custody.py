@@ -164,16 +164,30 @@ class Custody:
         record = self._folder.record(ack.task_id)
         record.mkdir(parents=True, exist_ok=True)
         try:
-            (record / "ack.json").hardlink_to(pending)
+            try:
+                (record / "ack.json").hardlink_to(pending)
+            except FileExistsError:
+                if not self._same(record / "ack.json", pending):  # we passed the fence, so this is another hand's
+                    self._folder.set_aside(record / "ack.json", "an ack by somebody who did not hold the task")
+                    (record / "ack.json").hardlink_to(pending)
         except (FileExistsError, FileNotFoundError):
             known = self._folder.read_ack(ack.task_id)  # the reaper may have finished it for us
-            if known is None or known.epoch != ack.epoch:
+            if known is None or (known.agent, known.epoch) != (ack.agent, ack.epoch):
                 raise
         fsync_dir(self._folder.done(ack).parent)
         fsync_dir(record)
         pending.unlink(missing_ok=True)
         pending.with_suffix(".hb").unlink(missing_ok=True)
         self._folder.cancel(ack.task_id).unlink(missing_ok=True)
+
+    @staticmethod
+    def _same(known: Path, pending: Path) -> bool:
+        """FileNotFoundError when one of them is gone."""
+        ours = read_regular(pending, MAX_ACK_BYTES)
+        try:
+            return read_regular(known, MAX_ACK_BYTES) == ours
+        except Unfit:
+            return False
 
     def finish_acks(self, worker: str) -> None:
         """Publish acks whose task is past the fence; drop those whose claim was lost."""

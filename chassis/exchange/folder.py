@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from chassis.atomic import fsync_dir, write_json
@@ -152,10 +152,28 @@ class Folder:
         return max((int(n[1:]) for n in names(self.record(task_id)) if re.fullmatch(r"e[1-9]\d{0,8}", n)), default=1)
 
     def read_ack(self, task_id: str) -> Ack | None:
+        """The task's ack. One that can't be read, or that nobody can have given, is read as `failed`: no score from it.
+
+        A task that was acked has passed the fence, so its own file lies in done.
+        """
+        path = self.record(task_id) / "ack.json"
         try:
-            return Ack.from_json(json.loads(read_regular(self.record(task_id) / "ack.json", MAX_ACK_BYTES)))
+            ack = Ack.from_json(json.loads(read_regular(path, MAX_ACK_BYTES)))
+            why = ""
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except (InvalidInput, ValueError, RecursionError):
+            ack, why = None, "it can't be read"
+        manifest = self.read_manifest(task_id)
+        if manifest is None:
+            return ack
+        if ack is not None:
+            passed = there(self.done(ack))
+            why = rules.disbelieved(manifest, ack) or ("" if passed else "the task has not been answered yet")
+        if ack is not None and not why:
+            return ack
+        seen = datetime.fromtimestamp(path.lstat().st_mtime, UTC)
+        return rules.answer(manifest, self.epoch(task_id), "failed", f"its ack is not believed: {why}", seen)
 
     def read_manifest(self, task_id: str) -> Manifest | None:
         """What the record says; None for an unknown or unreadable one."""

@@ -1,10 +1,11 @@
 """What travels through the exchange: the task manifest and its one ack."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Any, Literal, NewType, Self
+from typing import Any, Literal, NewType, Self, get_args
 
 from chassis.canonical import Json, canonical_json
 from chassis.clock import iso, parse_iso
@@ -180,6 +181,27 @@ class Ack:
                 parse_iso(value["ended_at"]),
             )
             made["effects"], made["claims"] = tuple(value.get("effects", ())), tuple(value.get("claims", ()))
-            return cls(**made)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            ack = cls(**made)
+            ack._check()
+            return ack
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InvalidInput(f"not an ack: {error}") from error
+
+    def _check(self) -> None:
+        """Raises ValueError, TypeError: what reads acks relies on these types, whoever wrote the file."""
+        if not TASK_ID.fullmatch(self.task_id) or not all(
+            isinstance(each, str) for each in (self.agent, self.detail, self.plan_digest)
+        ):
+            raise ValueError("task_id, agent, detail and plan_digest are texts")
+        if self.status not in get_args(AckStatus):
+            raise ValueError("an unknown status")
+        if type(self.epoch) is not int or type(self.files_changed) is not int or self.epoch < 1:
+            raise ValueError("epoch and files_changed are whole numbers")
+        if not all(isinstance(each, dict) for each in (self.plan, self.cost, *self.effects, *self.claims)):
+            raise ValueError("plan, cost, effects and claims are objects")
+        if type(self.applied) is not bool or type(self.reverted) is not bool:
+            raise ValueError("applied and reverted are true or false")
+        if not all(
+            type(each) in (int, float) and math.isfinite(each) for each in (self.duration_seconds, *self.cost.values())
+        ):
+            raise ValueError("durations and costs are finite numbers")

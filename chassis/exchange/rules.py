@@ -16,6 +16,9 @@ GOOD_ENDS: frozenset[AckStatus] = frozenset({"done", "no_work", "rehearsed", "un
 EXCHANGE = "_exchange"
 """Who answers for a task that no agent will: an expired, cancelled or failed-by-dependency one."""
 
+ANSWERS = "exchange"
+"""The agent of the acks that the exchange itself gives."""
+
 AckOf = Callable[[TaskId], Ack | None]
 
 
@@ -140,13 +143,28 @@ def answer(manifest: Manifest, epoch: int, status: AckStatus, reason: str, now: 
     return Ack(
         task_id=manifest.task_id,
         epoch=epoch,
-        agent="exchange",
+        agent=ANSWERS,
         status=status,
         started_at=now,
         ended_at=now,
         duration_seconds=0.0,
         detail=reason,
     )
+
+
+def disbelieved(manifest: Manifest, ack: Ack) -> str:
+    """Why this can't be the task's own ack; empty if it can. It shows a blunder or a forgery, it proves nothing."""
+    if ack.task_id != manifest.task_id:
+        return f"it answers task {ack.task_id}"
+    if ack.agent not in (manifest.owner, ANSWERS):
+        return f"{ack.agent[:64]} does not own this task"
+    fit: set[AckStatus] = {"failed", "cancelled"}
+    if ack.agent == ANSWERS:
+        fit |= {"expired"}
+    else:
+        fit |= {"done", "no_work"}
+        fit |= {"undone"} if manifest.undo_of else {"rehearsed"} if manifest.rehearsal else set()
+    return "" if ack.status in fit else f"{ack.status} is no answer to this task"
 
 
 @dataclass(slots=True)

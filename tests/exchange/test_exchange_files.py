@@ -97,6 +97,71 @@ def test_what_a_hostile_hand_drops_in_is_set_aside_with_a_reason_and_stops_nothi
     assert reason
 
 
+FORGED = {
+    "bytes": b"\xff\x00{",
+    "deep": b"[" * 100_000,
+    "list": b"[]",
+    "status": {"status": "splendid"},
+    "nan": {"duration_seconds": float("nan")},
+    "claims": {"claims": ["x"]},
+    "effects": {"effects": [[]]},
+    "epoch": {"epoch": "1"},
+    "other agent": {"agent": "guardian"},
+    "other task": {"task_id": "b"},
+    "undone": {"status": "undone"},
+    "rehearsed": {"status": "rehearsed"},
+    "by the exchange": {"agent": "exchange"},
+    "not answered": {},
+}
+
+
+def _forge(world: World, claim, kind: str) -> Path:
+    how = FORGED[kind]
+    if isinstance(how, dict):
+        how = json.dumps({**world.ack(claim).to_json(), **how}).encode()
+    (record,) = (world.root / "svf" / "acks").glob("??/a")
+    (record / "ack.json").write_bytes(how)
+    return record / "ack.json"
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_an_ack_that_nobody_can_have_given_fails_the_task_and_stops_nothing(world: World, kind: str) -> None:
+    world.exchange.submit_many([world.task("a"), world.task("next", dependencies=("a",))])
+    claim = world.claim()
+    _forge(world, claim, kind)
+    if kind != "not answered":
+        done = world.root / "svf" / "done" / "20260101"
+        done.mkdir(parents=True)
+        (done / "a.e1.done").write_bytes(b"forged too")
+    view = world.exchange.get("a")
+    assert view.ack is not None and (view.ack.status, view.ack.agent) == ("failed", "exchange")
+    assert "not believed" in view.reason
+    world.exchange.sweep()
+    assert world.exchange.get("next").ack.status == "failed"
+
+
+def test_a_forged_ack_that_is_a_link_or_a_folder_fails_the_task_too(world: World) -> None:
+    world.exchange.submit(world.task("a"))
+    path = _forge(world, world.claim(), "not answered")
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+    assert world.exchange.get("a").ack.status == "failed"
+    path.unlink()
+    path.mkdir()
+    assert world.exchange.get("a").ack.status == "failed"
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_the_holders_own_ack_counts_whatever_lay_there_before(world: World, kind: str) -> None:
+    world.exchange.submit(world.task("a"))
+    claim = world.claim()
+    _forge(world, claim, kind)
+    mine = world.ack(claim, detail="what I did")
+    world.exchange.ack(claim, mine)
+    assert world.exchange.get("a").ack == mine
+    assert any("did not hold" in p.read_text() for p in (world.root / "svf" / "dead").glob("*.reason.json"))
+
+
 def test_a_copy_of_a_signed_task_is_never_run_again(world: World) -> None:
     world.exchange.submit(world.task("a"))
     copy = ready(world, "a").read_bytes()
