@@ -128,6 +128,7 @@ def build_agent(
 
     def consent(path: Path) -> None:
         """As of now: a folder that is forbidden meanwhile is refused before the next change."""
+    domains = tuple(domains)
         consent_within([*roots, *(each.path for each in consents.here() if each.domain in own)])(path)
 
     journal = Journal(layout.journal, clock, consent)

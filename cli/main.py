@@ -14,6 +14,7 @@ from chassis.errors import CalyxError, Damaged, DeadlineExceeded, InvalidInput, 
 from cli import (
     audit,
     diagnostics,
+    domains,
     healing,
     killswitch,
     kpis,
@@ -53,7 +54,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for each in (
-    station, objectives, pulses, tasks, ladder, memory, resources, healing, trends, kpis, killswitch, audit,
+    station, objectives, pulses, tasks, ladder, domains, memory, resources, healing, trends, kpis, killswitch, audit,
     diagnostics,
 ):  # fmt: skip
     each.register(app)

@@ -5,13 +5,18 @@ import threading
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+import structlog
+
 from chassis.audit import Audit
 from chassis.canonical import Json
 from chassis.clock import Clock, iso, parse_iso
 from chassis.consent import ConsentFile, confirmed, update
+from chassis.errors import CalyxError
 from chassis.layout import Layout
 from services.cbo.store import Store
 from services.cbo.tasks import Task, targets_of
+
+log = structlog.get_logger(__name__)
 
 KEPT = timedelta(days=7)
 """How long a withdrawn consent is remembered, so that what was done under it is no violation afterwards."""
@@ -82,7 +87,11 @@ class Consents:
             if not these:
                 continue
             now = self._clock.now()
-            update(self._layout, lambda paths, these=these, now=now: confirmed(paths, these, now))  # type: ignore[misc]  # default binds
+            try:
+                update(self._layout, lambda paths, these=these, now=now: confirmed(paths, these, now))  # type: ignore[misc]  # default binds
+            except (OSError, CalyxError) as error:
+                log.error("consent stays unconfirmed: the next effect needs an approval again", why=str(error))
+                return
             for each in these:
                 self._audit.write(
                     "consent.confirmed", domain=each.domain, path=str(each.path), task=task.id, by=task.approval

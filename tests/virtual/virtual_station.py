@@ -94,10 +94,12 @@ class FlatStatistics:
     def run(self, request: Json) -> Json:
         def trend(metric: str, unit: str, points: list[list[float | None]]) -> Json:
             known = [value for _, value in points if value is not None]
+            times = [at for at, value in points if at is not None and value is not None]
             return {
                 "metric": metric, "unit": unit, "points": len(known), "unknown": len(points) - len(known),
                 "verdict": "insufficient data", "slope_per_day": None, "slope_low": None, "slope_high": None,
                 "p_value": None, "latest": known[-1] if known else None,
+                "span_seconds": times[-1] - times[0] if times else 0.0,
             }  # fmt: skip
 
         series = request["series"].items()
