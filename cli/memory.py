@@ -150,7 +150,7 @@ def stats(ctx: typer.Context, json: JsonFlag = False) -> None:
             (
                 ("experiences", v["experiences"]),
                 ("vectors", f"{v['vectors']} ({v['index']} index, {v['model']})"),
-                ("recalls", f"{v['recalls']}, {v['hits']} with a match"),
+                ("recalls", f"{v['recalls']}, {v['hits']} with a match, since the memory service started"),
                 ("checked", ago(v["verified_at"], reach.clock.now())),
                 ("schema", f"version {v['schema_version']}"),
             )

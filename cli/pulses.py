@@ -19,10 +19,12 @@ def register(app: typer.Typer) -> None:
 
 
 def as_json(summary: Any) -> dict[str, Any]:
+    """What an interrupted pulse did not come to is unknown."""
+    broken = summary.status == "interrupted"
     return {
         "id": summary.id,
         "started_at": at(summary, "started_at"),
-        "duration_s": summary.duration_seconds,
+        "duration_s": None if broken else summary.duration_seconds,
         "status": summary.status,
         "planned": summary.planned,
         "dispatched": summary.dispatched,
@@ -31,7 +33,7 @@ def as_json(summary: Any) -> dict[str, Any]:
         "tes_state": figure_state(summary.tes),
         "tes_note": summary.tes.note,
         "kill_switch": summary.kill_switch,
-        "incidents": summary.incidents,
+        "incidents": None if broken else summary.incidents,
         "mood": summary.mood,
     }
 

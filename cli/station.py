@@ -169,7 +169,7 @@ def status(ctx: typer.Context, json: JsonFlag = False) -> None:
         table(
             (
                 Column("service"), Column("state", "state"), Column("version", drop=1), Column("pid", "number"),
-                Column("up for", "number"), Column("seen"), Column("what", "words"),
+                Column("up for", "number"), Column("asked"), Column("what", "words"),
             ),
             [
                 (

@@ -74,7 +74,8 @@ def uptime(slots: Mapping[datetime, SlotState], slots_from: datetime | None, now
     full_window = int(WINDOW / SLOT) - out
     coverage = min(1.0, (up + down + over) / full_window) if full_window else 0.0
     first_day = now - slots_from < WINDOW
-    notes = [f"{expected - up - down - over} of {expected} slots unknown, counted as down"]
+    unknown = expected - up - down - over
+    notes = [f"{unknown} of {expected} slots unknown, counted as down"] if expected else ["no slot of 60 s is over yet"]
     if hopeful is not None and value is not None and hopeful > value:
         notes.append(f"at best {hopeful:.1f} %")
     if out or over:

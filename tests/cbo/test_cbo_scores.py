@@ -119,6 +119,12 @@ def test_on_the_first_day_the_note_says_since_when_and_when_the_verdict_comes() 
     assert kpi.note.startswith("since start: 37/37 slots, verdict from 2026-01-02T20:59Z")
 
 
+def test_before_the_first_slot_is_over_none_is_called_unknown_or_down() -> None:
+    kpi = kpis.uptime({}, NOW - timedelta(seconds=30), NOW)
+    assert (kpi.value, kpi.coverage, kpi.verdict) == (None, 0.0, "insufficient data")
+    assert kpi.note.endswith("no slot of 60 s is over yet") and "counted as down" not in kpi.note
+
+
 def test_unknown_slots_count_as_down_with_the_hopeful_figure_beside() -> None:
     kpi = kpis.uptime(slots(1310), NOW - DAY * 2, NOW)
     assert kpi.value == pytest.approx(100 * 1310 / 1440)

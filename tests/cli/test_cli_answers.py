@@ -451,3 +451,20 @@ def test_json_stays_json_for_every_unknown(calyx: Console) -> None:
     calyx.answers(GetCapacity=governor_pb2.GetCapacityResponse())
     assert calyx.json("capacity")["at"] is None
     assert json.dumps(calyx.json("capacity"))
+
+
+def test_what_an_interrupted_pulse_did_not_measure_is_unknown(calyx: Console) -> None:
+    broken = stamped(cbo_pb2.PulseSummary(id="bp-000000007", status="interrupted", mood="cut short"), started_at=NOW)
+    calyx.answers(ListPulses=cbo_pb2.ListPulsesResponse(pulses=[broken]))
+    (row,) = calyx.json("pulse", "list")["pulses"]
+    assert (row["duration_s"], row["incidents"], row["tes"]) == (None, None, None)
+    assert "unknown" in calyx.run("pulse", "list")[0]
+
+
+def test_a_service_that_is_down_was_asked_and_not_seen(calyx: Console) -> None:
+    health = guardian_pb2.ServiceHealth(service="memory", state="down", detail="no answer")
+    calyx.answers(
+        GetStation=cbo_pb2.GetStationResponse(station_id="st-1"),
+        GetHealth=guardian_pb2.GetHealthResponse(services=[stamped(health, probed_at=NOW)]),
+    )
+    assert "seen" not in calyx.run("status")[0] and "asked" in calyx.run("status")[0]

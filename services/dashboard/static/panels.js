@@ -238,7 +238,7 @@ export function learned(doc, elapsed) {
   return panel("learned", "What it has learned", doc.trends, elapsed, () => [
     h("dl", { class: "facts" },
       h("dt", {}, "Experiences kept"), h("dd", {}, shown(m.experiences, elapsed)),
-      h("dt", {}, "Remembered when asked"), h("dd", {}, shown(m.hits, elapsed), " of ", shown(m.recalls, elapsed)),
+      h("dt", {}, "Remembered when asked"), h("dd", {}, shown(m.hits, elapsed), " of ", shown(m.recalls, elapsed), " since it started"),
       doc.trends.items.map((each) => [h("dt", {}, `Trend: ${words[each.metric] || each.metric}`), h("dd", {}, line(each))])),
     doc.trends.summary && !doc.trends.items.length && doc.trends.analysis_age_seconds !== null ? h("p", { class: "summary" }, doc.trends.summary) : null,
     doc.trends.analysis_age_seconds === null
