@@ -1,11 +1,14 @@
 """`manual_shutdown.flag`: present = nothing new takes effect. Read at dispatch, at claim and before the effect."""
 
+import os
+import stat
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from chassis.atomic import fsync_dir, write_whole
 from chassis.clock import iso
+from chassis.errors import Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +27,21 @@ class KillSwitch:
         return True
 
     def why(self) -> str:
-        """The reason a person gave; empty when released or unreadable."""
+        """The reason a person gave; empty when released or unreadable.
+
+        Shown to everybody, so a link to another file is not followed; a FIFO is not waited for.
+        """
         try:
-            lines = self.path.read_text(errors="replace").splitlines()
+            fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return ""
+        try:
+            plain = stat.S_ISREG(os.fstat(fd).st_mode)
+            lines = os.read(fd, 4096).decode(errors="replace").splitlines() if plain else []
+        except OSError:
+            return ""
+        finally:
+            os.close(fd)
         return lines[0][:500] if lines else ""
 
     def engage(self, why: str, who: str, now: datetime) -> None:
@@ -37,10 +50,12 @@ class KillSwitch:
             write_whole(self.path, f"{why}\nby {who} at {iso(now)}\n".encode())
 
     def release(self) -> bool:
-        """Remove the flag; False if it was not there."""
+        """Remove the flag; False if it was not there. Raises Refused if it can't be removed: then it stays engaged."""
         try:
             self.path.unlink()
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise Refused(f"{self.path.name} can't be removed ({error.strerror}); remove it by hand") from error
         fsync_dir(self.path.parent)
         return True

@@ -23,6 +23,9 @@ from urllib.parse import quote
 
 import zstandard
 
+from chassis.errors import Refused
+from chassis.journal.targets import refuse_secret
+
 CHUNK = 1024 * 1024
 MAX_JSON_BYTES = 16 * 1024 * 1024
 MAX_CONTENT_BYTES = 64 * 1024**3
@@ -141,6 +144,10 @@ def _folder_of(target: str, look: _Look) -> Iterator[tuple[int | None, str]]:
     path = Path(target)
     if not path.is_absolute() or ".." in path.parts or "\0" in target:
         raise _Inconclusive(f"{target!r} is not an absolute path")
+    try:
+        refuse_secret(path)  # what a check found is shown; a claim must not read a secret through it
+    except Refused as error:
+        raise _Inconclusive(error.message) from None
     if look.roots is None:
         yield None, target
         return

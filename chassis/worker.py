@@ -162,6 +162,8 @@ class Worker:
         try:
             if not self._valid(claim.manifest):
                 raise BadSignature("the grant does not verify; nothing was done")
+            if self._station_id and claim.manifest.station_id != self._station_id:
+                raise Refused(f"it is a task of station {claim.manifest.station_id[:64]}; nothing was done")
             if claim.manifest.undo_of:
                 return self._undo(claim, made)
             work = self._work(claim.manifest)

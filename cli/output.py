@@ -1,6 +1,7 @@
 """What a command prints: one JSON document, or plain words. Notes and progress go to stderr."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -10,13 +11,17 @@ import typer
 
 from chassis.clock import iso
 
+_STEERING = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""What JSON lets stand in a string and a terminal may obey: C1 controls, text direction."""
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 
 
 def emit(value: Any, as_json: bool, render: Callable[[Any], None]) -> None:
     """Print `value` as JSON, or let `render` put it into words."""
     if as_json:
-        print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        print(_STEERING.sub(lambda found: f"\\u{ord(found.group()):04x}", text), flush=True)
     else:
         render(value)
 
@@ -27,8 +32,8 @@ def say(text: str, *, plain: bool = True) -> None:
 
 
 def note(text: str) -> None:
-    """For people only: stays out of what a script reads."""
-    print(text, file=sys.stderr, flush=True)
+    """For people only: stays out of what a script reads. It may quote others, and must not steer the terminal."""
+    print("\n".join(_printable(line) for line in text.split("\n")), file=sys.stderr, flush=True)
 
 
 def shown(value: Any) -> str:

@@ -132,7 +132,7 @@ async def start_server(
         interceptors=[Gate(service, callers, {each.full_name: each.allow for each in served})],
         options=[
             ("grpc.so_reuseport", 0),  # a busy port is an error, not a lottery between two processes
-            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),  # read before anybody knows whose it is
             ("grpc.max_send_message_length", max_message_bytes),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ],

@@ -48,6 +48,17 @@ def test_a_file_is_confirmed_by_its_digest_and_refuted_by_another(tmp_path: Path
     assert look("file_digest", tmp_path / "gone", sha256=sha(b"hello")) is R
 
 
+@pytest.mark.parametrize("name", ["secrets/callers.json", "id_ed25519", ".env", "grant.key"])
+def test_a_claim_reads_no_secret_through_the_prober(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text('{"callers":{"cbo":"hunter2"}}')
+    for kind, expect in (("json_fields", {"callers.cbo": "?"}), ("file_digest", {"sha256": "?"})):
+        report = run_checks([Check(kind=kind, target=str(file), expect=expect)], roots=[tmp_path])
+        assert report.verdict is Q
+        assert "hunter2" not in report.findings[0].found and sha(file.read_bytes()) not in report.findings[0].found
+
+
 def test_what_the_prober_does_not_understand_is_never_confirmed(tmp_path: Path) -> None:
     file = tmp_path / "a"
     file.write_bytes(b"hello")

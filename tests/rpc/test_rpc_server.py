@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from rpc_harness import MEMORY, TOKENS, Wire
 
 from chassis.clock import SystemClock, VirtualClock
-from chassis.errors import DeadlineExceeded, InvalidInput, Unauthenticated, Unavailable
+from chassis.errors import DeadlineExceeded, InvalidInput, ResourceExhausted, Unauthenticated, Unavailable
 from chassis.identity import found_station
 from chassis.ids import RandomIds
 from chassis.layout import Layout
@@ -198,6 +198,14 @@ def test_health_follows_the_checks(wire: Wire) -> None:
     broken.append("disk again")
     assert not wire.run(wire.running.check_health())
     assert health(wire) == NOT_SERVING
+
+
+def test_a_service_that_sends_large_answers_still_takes_small_requests_only(wire: Wire) -> None:
+    port = wire.start(max_message_bytes=33 * 1024 * 1024)
+    channel = open_channel(f"127.0.0.1:{port}", "nobody", max_message_bytes=33 * 1024 * 1024)
+    with channel, pytest.raises(ResourceExhausted):
+        memory_pb2_grpc.MemoryServiceStub(channel).Recall(pb.RecallRequest(objective="x" * 5 * 1024 * 1024))
+    assert wire.memory.calls == 0
 
 
 def test_health_and_reflection_are_open_and_say_who_answers(wire: Wire) -> None:

@@ -149,6 +149,16 @@ def test_an_executed_task_is_done_journaled_and_acked_with_what_changed(yard: Ya
     assert verify(yard.root / "audit.jsonl").first_bad is None
 
 
+@pytest.mark.parametrize("fields", [{}, {"rehearsal": True, "level": "GUIDE"}, {"undo_of": "t0"}], ids=str)
+def test_a_task_granted_for_another_station_is_not_done_here(yard: Yard, fields: dict) -> None:
+    yard.submit("t1", station_id="st-2", **fields)
+    yard.worker.step()
+    ack = yard.ack("t1")
+    assert (ack.status, ack.applied) == ("failed", False)
+    assert "st-2" in ack.detail
+    assert yard.files() == BEFORE
+
+
 def test_an_undo_task_restores_everything_even_under_the_kill_switch(yard: Yard) -> None:
     yard.submit("t1")
     yard.worker.step()
