@@ -37,7 +37,7 @@ class Gate(grpc.aio.ServerInterceptor):
             return handler
         metadata = {str(k): v for k, v in handler_call_details.invocation_metadata or ()}
         authorization = str(metadata.get("authorization", ""))
-        coding = (handler.request_deserializer, handler.response_serializer)
+        coding = (_decoding(handler.request_deserializer), handler.response_serializer)
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(
                 self._unary(handler.unary_unary, full_name, method, authorization), *coding
@@ -63,6 +63,7 @@ class Gate(grpc.aio.ServerInterceptor):
                 if remaining is None:
                     raise InvalidInput("set a deadline, e.g. grpcurl -max-time 10")
                 self._admit(full_name, method, authorization, remaining)
+                _whole(request)
                 answer = await behaviour(request, context)
                 code = "OK"
                 return answer
@@ -84,6 +85,7 @@ class Gate(grpc.aio.ServerInterceptor):
             code = "CANCELLED"
             try:
                 self._admit(full_name, method, authorization, context.time_remaining())
+                _whole(request)
                 async for answer in behaviour(request, context):
                     yield answer
                 code = "OK"
@@ -98,6 +100,29 @@ class Gate(grpc.aio.ServerInterceptor):
                 REQUESTS.labels(self._service, method, code).inc()
 
         return call
+
+
+_MALFORMED = object()
+"""Stands for a request that could not be decoded, until it is known who sent it."""
+
+
+def _decoding(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """Decodes without raising: gRPC would put the exception's own text on the wire, for anybody."""
+
+    def decode(data: bytes) -> Any:
+        if deserialize is None:
+            return data
+        try:
+            return deserialize(data)
+        except Exception:  # protobuf has errors of its own for each of its backends
+            return _MALFORMED
+
+    return decode
+
+
+def _whole(request: Any) -> None:
+    if request is _MALFORMED:
+        raise InvalidInput("the request is no message of this method's type; is it from another version?")
 
 
 def _name(code: Any) -> str:

@@ -10,7 +10,7 @@ from calyx.memory.v1 import memory_pb2 as pb
 from calyx.memory.v1 import memory_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from rpc_harness import MEMORY, TOKENS, Wire
+from rpc_harness import CBO, MEMORY, TOKENS, Wire
 
 from chassis.clock import SystemClock, VirtualClock
 from chassis.errors import DeadlineExceeded, InvalidInput, ResourceExhausted, Unauthenticated, Unavailable
@@ -205,6 +205,24 @@ def test_a_service_that_sends_large_answers_still_takes_small_requests_only(wire
     channel = open_channel(f"127.0.0.1:{port}", "nobody", max_message_bytes=33 * 1024 * 1024)
     with channel, pytest.raises(ResourceExhausted):
         memory_pb2_grpc.MemoryServiceStub(channel).Recall(pb.RecallRequest(objective="x" * 5 * 1024 * 1024))
+    assert wire.memory.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("caller", "code"), [("operator", grpc.StatusCode.INVALID_ARGUMENT), ("stranger", grpc.StatusCode.UNAUTHENTICATED)]
+)
+@pytest.mark.parametrize("path", [f"{MEMORY}/Stats", f"{CBO}/WatchPulses"])
+def test_a_request_that_is_no_message_is_answered_in_our_own_words(
+    wire: Wire, path: str, caller: str, code: grpc.StatusCode
+) -> None:
+    port = wire.start()
+    metadata = (("authorization", f"Bearer {TOKENS.get(caller, 'x' * 43)}"),)
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_stream(f"/{path}")
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call(b"\xff\xff\xff", metadata=metadata, timeout=5))
+    assert caught.value.code() is code
+    assert "DecodeError" not in caught.value.details()
     assert wire.memory.calls == 0
 
 
