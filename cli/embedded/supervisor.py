@@ -100,11 +100,16 @@ class Supervisor(SupervisordRuntime):
         return pid
 
 
+def inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """What the services get of the shell's environment. gRPC's traces would write every token into the logs."""
+    return {name: value for name, value in environment.items() if name != "GRPC_TRACE"}
+
+
 def start(layout: Layout, conf: Path, environment: Mapping[str, str]) -> None:
     """Start supervisord in the background. Raises Unavailable with its own words when it would not."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(conf)],
-        env={**os.environ, **environment},
+        env={**inherited(os.environ), **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
