@@ -154,8 +154,9 @@ def _ladder(critique: Json) -> str:
 def _kpis(kpis: list[Json]) -> str:
     rows = []
     for each in kpis:
-        value = "unknown" if each["value"] is None else f"{each['value']:.1f}{UNITS[each['unit']]}"
-        coverage = f"{each['coverage']:.0%}"
+        decimals = 0 if each["unit"] == "count" else 1
+        value = "unknown" if each["value"] is None else f"{each['value']:.{decimals}f}{UNITS[each['unit']]}"
+        coverage = "< 1%" if 0 < each["coverage"] < 0.01 else f"{each['coverage']:.0%}"
         rows.append((NAMES[each["name"]], each["target"], value, coverage, each["verdict"], each["note"]))
     return "## Targets over 24 h (KPIs)\n\n" + _table(("", "target", "value", "coverage", "verdict", "rests on"), rows)
 

@@ -37,7 +37,7 @@ def uptime(view: View) -> Json:
         **standing,
         "figure": figure,
         "verdict": _verdict(kpi, figure),
-        "note": (kpi or {}).get("note") or standing["note"],
+        "note": _kpi_note(view, kpi) or standing["note"],
         "since_start": f"{up}/{len(counted)} slots" if counted else "",
         "slots": "".join(_SLOT_MARKS.get(slot["state"], "?") for slot in slots[-SLOTS_SHOWN:]),
         "slots_from": (view.value("slots") or {}).get("slots_from"),
@@ -249,7 +249,7 @@ def kpis(view: View) -> Json:
                 "target": (kpi or {}).get("target") or KPI_TARGETS[name],
                 "figure": figure,
                 "verdict": _verdict(kpi, figure),
-                "note": (kpi or {}).get("note") or "",
+                "note": _kpi_note(view, kpi),
             }
         )
     return {**standing, "items": items, "window_seconds": (view.value("kpis") or {}).get("window_seconds")}
@@ -259,6 +259,12 @@ def _verdict(kpi: Json | None, figure: Json) -> str:
     """A verdict goes with its figure: on what is unknown there is none."""
     said = str((kpi or {}).get("verdict") or "insufficient data")
     return said if figure["state"] != "unknown" or said == "insufficient data" else "unknown"
+
+
+def _kpi_note(view: View, kpi: Json | None) -> str:
+    """What the figure rests on; once the answer is too old, why there is no newer one."""
+    lost = view.standing("kpis", view.pulse_seconds)["state"] == "unknown"
+    return view.trouble("kpis") if lost else str((kpi or {}).get("note") or "")
 
 
 def _kpi_figure(view: View, kpi: Json | None) -> Json:

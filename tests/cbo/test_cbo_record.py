@@ -19,6 +19,12 @@ def test_an_asked_guardian_without_incidents_says_none(station: Station) -> None
     assert "## Incidents" not in report(record)
 
 
+def test_the_report_rounds_no_coverage_to_none_and_counts_in_whole_numbers(station: Station) -> None:
+    station.pulse(3)
+    page = report(station.pulse())
+    assert "| Policy violations | 0 | 0 | < 1% | insufficient data |" in page
+
+
 def test_the_reports_services_carry_the_age_of_their_probe(station: Station) -> None:
     record = station.pulse()
     first = record["reflect"]["services"][0]

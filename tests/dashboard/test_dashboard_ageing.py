@@ -211,6 +211,8 @@ def test_a_verdict_goes_with_the_figure_it_was_about(made: Bench) -> None:
     advance(made, 400)
     shown = look(made)
     assert shown["uptime"]["verdict"] == "unknown"
+    assert shown["uptime"]["note"].startswith("cbo does not answer")
+    assert all(kpi["note"].startswith("cbo does not answer") for kpi in shown["kpis"]["items"])
     assert shown["station"]["next_pulse_in_seconds"] is None
     assert (shown["station"]["tasks"], shown["station"]["overdue"]) == ({}, False)
 
