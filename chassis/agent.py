@@ -121,6 +121,7 @@ def build_agent(
 
     `heartbeat_seconds` None = no heartbeat thread (virtual clock). Makes the folders that it needs.
     """
+    domains = tuple(domains)
     roots = declared_roots(layout, domains, name)
     for root in roots:
         root.mkdir(parents=True, exist_ok=True)
@@ -128,7 +129,6 @@ def build_agent(
 
     def consent(path: Path) -> None:
         """As of now: a folder that is forbidden meanwhile is refused before the next change."""
-    domains = tuple(domains)
         consent_within([*roots, *(each.path for each in consents.here() if each.domain in own)])(path)
 
     journal = Journal(layout.journal, clock, consent)
