@@ -78,13 +78,18 @@ def analysis_from_json(value: Json) -> Analysis:
     )
 
 
+def in_short(seconds: float) -> str:
+    """Seconds under two minutes, else minutes."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
 def in_words(trends: Sequence[Json], pulses: int) -> str:
     """What the trends say, for a person and for recall."""
     parts = []
     for trend in trends:
         name = WORDS.get(trend["metric"], trend["metric"])
         if trend["verdict"] == "insufficient data":
-            over = f" over {trend['span_seconds'] / 60:.0f} min" if trend["points"] > 1 else ""
+            over = f" over {in_short(trend['span_seconds'])}" if trend["points"] > 1 else ""
             parts.append(f"{name}: insufficient data ({trend['points']} known{over}, {trend['unknown']} unknown)")
             continue
         parts.append(

@@ -14,6 +14,8 @@ from math import erfc, isfinite, sqrt
 import numpy as np
 from scipy import stats
 
+from services.analytics.cheetah import in_short
+
 MIN_POINTS = 10
 """Fewer known values than this are no trend."""
 
@@ -90,7 +92,7 @@ def why_no_line(points: int, span_seconds: float) -> str:
     """What a trend line still lacks, for the chart's legend."""
     if points < MIN_POINTS:
         return f"{points} known, {MIN_POINTS} needed"
-    return f"{points} known over {span_seconds / 60:.0f} min, an hour needed"
+    return f"{points} known over {in_short(span_seconds)}, an hour needed"
 
 
 def _inflation(residuals: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> float:

@@ -64,7 +64,7 @@ def test_minutes_of_points_give_no_slope_a_day() -> None:
     [found] = trends({"ram_percent": ("percent", steep)})
     assert (found.verdict, found.slope_per_day, found.p_value, found.points) == ("insufficient data", None, None, 60)
     assert found.latest == 20.0 + 59 * 0.1
-    assert why_no_line(found.points, found.span_seconds) == "60 known over 2 min, an hour needed"
+    assert why_no_line(found.points, found.span_seconds) == "60 known over 118 s, an hour needed"
 
 
 def test_unknown_points_do_not_lengthen_the_span() -> None:
