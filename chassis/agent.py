@@ -81,20 +81,27 @@ KEPT_BYTES, KEPT_FOR, PRUNE_SECONDS = 2 * 2**30, timedelta(days=30), 3600.0
 """What the journal keeps of former contents, per agent; older ones go first, and `undo` then says so."""
 
 
+DRILL_AGAIN_SECONDS = 60.0
+"""A drill that failed is tried again after this: what failed it (a full disk) may be over."""
+
+
 class Agent:
     """The worker with its drills done first, on its own thread, so that a slow disk delays no answer."""
 
     def __init__(self, worker: Worker, journal: Journal, clock: Clock) -> None:
-        self._worker, self._journal, self._clock, self._drilled = worker, journal, clock, False
+        self._worker, self._journal, self._clock = worker, journal, clock
+        self._drill_at: float | None = clock.monotonic()
         self._pruned_at = clock.monotonic()
 
     def step(self) -> None:
-        """Drill once, then claim and do what is ready; once an hour bound the journal."""
-        if not self._drilled:
-            for procedure, fault in self._worker.drill().items():
-                if fault is not None:
-                    log.error("drill failed: this procedure will not act", procedure=procedure, why=fault)
-            self._drilled = True
+        """Drill first, then claim and do what is ready; once an hour bound the journal."""
+        if self._drill_at is not None and self._clock.monotonic() >= self._drill_at:
+            self._drill_at = self._clock.monotonic() + DRILL_AGAIN_SECONDS
+            failed = {procedure: why for procedure, why in self._worker.drill().items() if why is not None}
+            for procedure, why in failed.items():
+                log.error("drill failed: this procedure will not act", procedure=procedure, why=why)
+            if not failed:
+                self._drill_at = None
         self._worker.step()
         if self._clock.monotonic() - self._pruned_at >= PRUNE_SECONDS:
             self._pruned_at = self._clock.monotonic()

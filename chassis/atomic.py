@@ -1,6 +1,7 @@
 """Files that are whole or absent, and logs whose torn last line is set aside."""
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -55,6 +56,7 @@ def append_line(path: Path, line: bytes, *, mode: int = 0o644, durable: bool = T
     """Append one line (without its newline) durably, after setting aside a torn last line.
 
     One writer per file. The torn bytes go to `<name>.torn`, so nothing is lost and nothing half is parsed.
+    OSError (full disk) leaves the log as it was, so that the same line can be tried again.
     """
     if b"\n" in line:
         raise ValueError("a line holds no newline")
@@ -62,15 +64,20 @@ def append_line(path: Path, line: bytes, *, mode: int = 0o644, durable: bool = T
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         _set_torn_tail_aside(fd, path)
-        data = line + b"\n"
-        if os.write(fd, data) != len(data):
-            raise OSError(f"short write to {path}: the disk may be full")
-        if durable:
-            os.fsync(fd)
+        size, data = os.fstat(fd).st_size, line + b"\n"
+        try:
+            if os.write(fd, data) != len(data):
+                raise OSError(errno.ENOSPC, "short write, the disk may be full", str(path))
+            if durable:
+                os.fsync(fd)
+                if fresh:
+                    fsync_dir(path.parent)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, size)
+            raise
     finally:
         os.close(fd)
-    if fresh and durable:
-        fsync_dir(path.parent)
 
 
 def _set_torn_tail_aside(fd: int, path: Path) -> None:

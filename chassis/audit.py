@@ -62,6 +62,10 @@ class Audit:
         self._head = check.head
         if check.first_bad is not None:
             kept = path.with_name(f"{path.name}.broken-{check.head[:12]}")
+            again = 1
+            while kept.exists():  # broken at the same place once before
+                again += 1
+                kept = path.with_name(f"{path.name}.broken-{check.head[:12]}-{again}")
             path.rename(kept)
             self._head = GENESIS
             self.write("audit.broken", kept=kept.name, line=check.first_bad, reason=check.reason)

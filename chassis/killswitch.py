@@ -45,9 +45,13 @@ class KillSwitch:
         return lines[0][:500] if lines else ""
 
     def engage(self, why: str, who: str, now: datetime) -> None:
-        """Idempotent; the first reason stays."""
-        if not self.path.exists():
+        """Idempotent; the first reason stays. On a full disk the bare flag is set: it stops, only without the words."""
+        if self.path.exists():
+            return
+        try:
             write_whole(self.path, f"{why}\nby {who} at {iso(now)}\n".encode())
+        except OSError:
+            self.path.touch()
 
     def release(self) -> bool:
         """Remove the flag; False if it was not there. Raises Refused if it can't be removed: then it stays engaged."""

@@ -87,10 +87,14 @@ class Worker:
         scratch_root.mkdir(parents=True, exist_ok=True)
 
     def drill(self) -> dict[str, str | None]:
-        """Drill every procedure; `<domain>/<procedure>` → None when it may act, else why it may not."""
+        """Drill every procedure; `<domain>/<procedure>` → None when it may act, else why it may not.
+
+        Called again, it repeats only the drills that failed: a full disk, say, fails one and passes.
+        """
         for work in self._works.values():
             for procedure in work.procedures:
-                if self._passed.known(work.domain, procedure):
+                before = self._drills.get((work.domain, procedure), "")
+                if before is None or self._passed.known(work.domain, procedure):
                     self._drills[work.domain, procedure] = None
                     continue
                 reason = drill(
@@ -100,7 +104,7 @@ class Worker:
                 self._drills[work.domain, procedure] = reason
                 if reason is None:
                     self._passed.remember(work.domain, procedure)
-                else:
+                elif reason != before:
                     self._note("drill.failed", domain=work.domain, procedure=procedure, reason=reason)
         return {f"{domain}/{procedure}": reason for (domain, procedure), reason in self._drills.items()}
 

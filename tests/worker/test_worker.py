@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "exchange"))
 from exchange_world import LEASE, SIGNER, VERIFIER, World
 
+from chassis.agent import Agent
 from chassis.audit import Audit, verify
 from chassis.canonical import sha256_hex
 from chassis.errors import Refused
@@ -19,6 +20,7 @@ from chassis.exchange.manifest import Manifest
 from chassis.journal import Journal, consent_within
 from chassis.work import Change, Effects, Outcome, Plan
 from chassis.worker import LeaseView, Worker
+from tests.full_disk import full_disk
 
 
 class Crash(BaseException):
@@ -395,3 +397,35 @@ def test_a_target_without_consent_is_refused_and_untouched(yard: Yard, tmp_path:
     assert [p.name for p in outside.iterdir()] == ["x.txt"]
     with pytest.raises(Refused):
         yard.journal.undo("t1")
+
+
+def test_a_drill_that_a_full_disk_failed_is_passed_later(yard: Yard) -> None:
+    fresh = Worker(
+        "governor", yard.exchange, [yard.work], yard.journal, VERIFIER.valid, yard.world.kill_switch, yard.world.clock,
+        yard.root / "fresh",
+    )  # fmt: skip
+    agent = Agent(fresh, yard.journal, yard.world.clock)
+    with full_disk():
+        agent.step()
+    yard.world.clock.advance(61)
+    yard.submit("t1")
+    agent.step()
+    assert yard.ack("t1").status == "done"
+
+
+def test_an_agent_tries_its_failed_drills_again_after_a_minute(yard: Yard) -> None:
+    agent = Agent(yard.worker, yard.journal, yard.world.clock)
+    agent.step()
+    performed = yard.work.performed
+    yard.world.clock.advance(59)
+    agent.step()
+    assert yard.work.performed == performed
+    yard.world.clock.advance(2)
+    agent.step()
+    assert yard.work.performed == performed + 2, "the two that failed, and no other"
+
+
+def test_on_a_full_disk_the_kill_switch_still_engages(yard: Yard) -> None:
+    with full_disk():
+        yard.world.kill_switch.engage("stop", "me", yard.world.clock.now())
+    assert yard.world.kill_switch.engaged()
