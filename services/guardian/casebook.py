@@ -166,6 +166,9 @@ class Casebook:
         """The guardian's own: it was not stopped in order, and is back by the time it can say so."""
         seconds = max(0.0, (self.clock.now() - silent_since).total_seconds())
         symptom = "it was not stopped in order before this start"
+        cut_short = self.incidents.open_on(target)  # by a kill between opening and closing it
+        if cut_short is not None and cut_short.severity < Class.CRITICAL:
+            self.close(cut_short)
         return self.close(self.open(target, symptom, Class.MINOR, evidence, detected_seconds=seconds))
 
     def audit(self, event: str, **facts: object) -> None:
@@ -173,7 +176,7 @@ class Casebook:
             self.audit_log.write(event, **facts)
         except OSError as error:
             # A full disk must not keep the guardian from healing; the log line is what is left of the audit.
-            log.error("audit line could not be written", audit_event=event, why=str(error), **facts)
+            log.error("audit line could not be written", audit_event=event, failed=str(error), facts=facts)
 
     def _evidence(self, target: str, probe: Probe, process: TargetState, down_too: Sequence[str]) -> Evidence:
         now = self.clock.now()

@@ -173,6 +173,9 @@ class Guardian:
         with self._lock:
             self._round_at = self._clock.monotonic()
             closed = self._slots.round(everybody_up=all_up(list(self._rows.values())))
+            own = self._incidents.open_on(SELF)
+            if own is not None and own.severity < Class.CRITICAL:
+                self._book.close(own)  # it answers: this round took place
         self._running.alive(Sign(at=self._clock.now(), slot=self._slots.open))
         for slot in closed:
             self._ports.tally.slot(slot.state)
@@ -387,7 +390,7 @@ class Guardian:
                     self._tracks[target] = released(track, self._clock.monotonic())
                     self._keep_quarantine()
             return True
-        if incident is not None and incident.severity is Class.CRITICAL:
+        if incident is not None and (track is None or incident.severity is Class.CRITICAL):
             self._book.let_go(incident, by)
             return True
         return False

@@ -10,8 +10,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, cast, get_args
 
+import structlog
+
 from chassis.atomic import append_line, whole_lines
 from chassis.clock import Clock, iso, parse_iso
+
+log = structlog.get_logger(__name__)
 
 SlotState = Literal["up", "down", "unknown", "maintenance"]
 SLOT = timedelta(seconds=60)
@@ -73,6 +77,7 @@ class Slots:
         self._file, self._clock, self._in_maintenance = file, clock, in_maintenance
         self._expected = max(1, round(SLOT.total_seconds() / every_seconds))
         self._closed: list[Slot] = []
+        self._unwritten: list[Slot] = []
         self._first: datetime | None = None
         file.parent.mkdir(parents=True, exist_ok=True)
         self._load()
@@ -122,6 +127,8 @@ class Slots:
             # After a jump of the wall clock (a laptop that slept) the label follows it, forwards only.
             self._start = max(self._start + SLOT, minute(self._clock.now() - timedelta(seconds=self._late())))
             self._ends += SLOT.total_seconds()
+        if closed:
+            self._write()
         return closed
 
     def slots(self, since: datetime) -> list[Slot]:
@@ -133,13 +140,23 @@ class Slots:
 
     def _keep(self, start: datetime, state: SlotState, rounds: int, expected: int) -> Slot:
         slot = Slot(start=start, state=state, rounds=rounds, expected=expected)
-        if not self._file.exists():
-            append_line(self._file, HEADER)
-        append_line(self._file, f"{iso(start)},{state},{rounds},{expected}".encode())
-        self._closed.append(slot)
-        del self._closed[:-KEPT]
+        for kept in (self._closed, self._unwritten):
+            kept.append(slot)
+            del kept[:-KEPT]
         self._first = self._first or start
         return slot
+
+    def _write(self) -> None:
+        """What a full disk keeps back is written with the next slot: the guardian has to go on looking meanwhile."""
+        try:
+            if not self._file.exists():
+                append_line(self._file, HEADER)
+            while self._unwritten:
+                slot = self._unwritten[0]
+                append_line(self._file, f"{iso(slot.start)},{slot.state},{slot.rounds},{slot.expected}".encode())
+                del self._unwritten[0]
+        except OSError as error:
+            log.error("uptime slots could not be written yet", slots=len(self._unwritten), why=str(error))
 
     def _fill(self, until: datetime) -> None:
         if not self._closed:
@@ -148,6 +165,7 @@ class Slots:
         while start < until:
             self._keep(start, "maintenance" if self._in_maintenance(start) else "unknown", 0, self._expected)
             start += SLOT
+        self._write()
 
     def _load(self) -> None:
         for line in whole_lines(self._file):

@@ -8,11 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chassis.audit import verify
+from chassis.canonical import canonical_json
 from chassis.clock import iso
 from chassis.errors import InvalidInput, NotFound, Refused
 from chassis.layout import SERVICES
 from services.guardian.guardian import TARGETS
 from services.guardian.incidents import Class
+from tests.full_disk import full_disk
 
 
 def test_all_six_are_up_and_the_guardian_is_one_of_them(world: World) -> None:
@@ -264,3 +266,41 @@ def test_a_rollback_with_nothing_to_roll_back_is_told_as_the_restart_that_it_was
     newest, first = world.guardian.incidents()
     assert (first.severity, first.action) == (Class.MINOR, "restart")
     assert (newest.severity, newest.action) == (Class.MAJOR, "restart")
+
+
+def test_on_a_full_disk_the_guardian_starts_and_heals(world: World) -> None:
+    world.run(70)
+    world.clock.advance(300)
+    with full_disk():
+        world.begin()
+        world.runtime.crash("memory")
+        world.run(130)
+        assert world.states()["memory"] == "up"
+
+
+def test_an_incident_about_the_guardian_closes_once_it_makes_its_rounds(world: World) -> None:
+    world.run(5)
+    world.guardian.report("guardian", "it looked slow", Class.MINOR, "cbo")
+    world.run(5)
+    (incident,) = world.guardian.incidents()
+    assert incident.closed_at is not None
+
+
+def test_a_guardian_killed_while_it_reported_its_last_end_leaves_no_incident_open(world: World) -> None:
+    world.run(5)
+    world.begin()
+    (own,) = world.guardian.incidents()
+    path = world.layout.incidents / f"{own.id}.json"
+    path.write_bytes(canonical_json({**own.to_json(), "closed_at": None}))
+    world.clock.advance(1.0)
+    world.begin()
+    world.run(5)
+    assert world.guardian.incidents(open_only=True) == []
+
+
+def test_what_a_person_reported_about_the_station_a_person_can_close(world: World) -> None:
+    world.run(5)
+    world.guardian.report("station", "it is loud", Class.MINOR, "operator")
+    world.run(5)
+    assert world.guardian.release("station", "operator")
+    assert world.guardian.incidents(open_only=True) == []

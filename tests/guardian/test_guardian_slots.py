@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from chassis.clock import VirtualClock
 from services.guardian.maintenance import Maintenance
 from services.guardian.slots import SLOT, Slots, judge
+from tests.full_disk import full_disk
 
 START = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -88,3 +89,16 @@ def test_an_open_window_ends_when_the_guardian_starts_again(tmp_path: Path) -> N
     assert not windows.covers(START + timedelta(minutes=31))
     assert windows.covers(START - timedelta(minutes=100))
     assert not windows.covers(START - timedelta(minutes=80))
+
+
+def test_slots_that_a_full_disk_kept_back_are_written_later(tmp_path: Path) -> None:
+    clock = VirtualClock(START)
+    rounds(slots(tmp_path, clock), clock, 21)
+    clock.advance(120)
+    with full_disk():
+        kept = slots(tmp_path, clock)  # a guardian that starts on the full disk, too
+        rounds(kept, clock, 61)
+    rounds(kept, clock, 20)
+    again = slots(tmp_path, clock).slots(START)
+    assert again == kept.slots(START)
+    assert [slot.state for slot in again].count("up") >= 4

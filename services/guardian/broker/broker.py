@@ -127,7 +127,7 @@ class Broker:
             self._audit.write(event, **facts)
         except OSError as error:
             # A full disk is when healing is needed most; the container's log still has the line.
-            log.error("audit line could not be written", audit_event=event, why=str(error), **facts)
+            log.error("audit line could not be written", audit_event=event, failed=str(error), facts=facts)
 
     def _container(self, service: str) -> Container:
         found = [each for each in self._engine.containers(self._station) if each.service == service]
