@@ -1,7 +1,11 @@
 """What people do: submit, approve, reject, cancel, undo, set levels, stop and resume. Idempotent and audited."""
 
+import sqlite3
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import structlog
 
 from chassis.canonical import sha256_hex
 from chassis.clock import iso
@@ -13,6 +17,8 @@ from services.cbo.dispatch import UNDO_GATES, Dispatcher, intake
 from services.cbo.ladder import Rung
 from services.cbo.objectives import Objective, Schedule
 from services.cbo.tasks import OPEN, Task, approved_id, undo_id
+
+log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.1
 
@@ -33,6 +39,7 @@ class Desk:
     def __init__(self, bridge: Bridge, dispatcher: Dispatcher) -> None:
         self._bridge, self._dispatcher = bridge, dispatcher
         self._engaged = bridge.store.fact("kill_switch") == "engaged"
+        self._switch = threading.Lock()
 
     # objectives
 
@@ -300,18 +307,25 @@ class Desk:
     def set_kill_switch(self, engaged: bool, why: str, who: str) -> bool:
         """Engage (an override) or release; False when it was so before."""
         bridge = self._bridge
-        if engaged == bridge.kill_switch.engaged():
-            return False
-        if engaged:
-            if not why.strip():
-                raise InvalidInput("say why: the next person to look will want to know")
-            bridge.kill_switch.engage(why.strip()[:500], who, bridge.clock.now())
-            bridge.override("kill_switch.engaged", by=who, why=why.strip()[:500])
-        else:
-            bridge.kill_switch.release()
-            bridge.audit.write("kill_switch.released", by=who)
-        self._know(engaged)
-        return True
+        with self._switch:  # else `notice_kill_switch` sees the flag first and counts the override once more
+            if engaged == bridge.kill_switch.engaged():
+                return False
+            if engaged:
+                if not why.strip():
+                    raise InvalidInput("say why: the next person to look will want to know")
+                bridge.kill_switch.engage(why.strip()[:500], who, bridge.clock.now())
+            else:
+                bridge.kill_switch.release()
+            try:
+                if engaged:
+                    bridge.override("kill_switch.engaged", by=who, why=why.strip()[:500])
+                else:
+                    bridge.audit.write("kill_switch.released", by=who)
+                self._know(engaged)
+            except (OSError, sqlite3.Error) as error:
+                # It has taken effect, and the person must hear that; `notice_kill_switch` keeps trying to record it.
+                log.error("the kill switch is not recorded yet", engaged=engaged, by=who, why=str(error))
+            return True
 
     def _know(self, engaged: bool) -> None:
         self._engaged = engaged
@@ -320,14 +334,15 @@ class Desk:
     def notice_kill_switch(self) -> None:
         """A flag set or removed by hand goes into the audit log too, as soon as it is seen."""
         bridge = self._bridge
-        engaged = bridge.kill_switch.engaged()
-        if engaged == self._engaged:
-            return
-        self._know(engaged)
-        if engaged:
-            bridge.override("kill_switch.engaged", by="the flag file", why=bridge.kill_switch.why())
-        else:
-            bridge.audit.write("kill_switch.released", by="the flag file")
+        with self._switch:
+            engaged = bridge.kill_switch.engaged()
+            if engaged == self._engaged:
+                return
+            if engaged:
+                bridge.override("kill_switch.engaged", by="the flag file", why=bridge.kill_switch.why())
+            else:
+                bridge.audit.write("kill_switch.released", by="the flag file")
+            self._know(engaged)
 
 
 def _dry_run(after: Sequence[Task]) -> dict[str, str]:

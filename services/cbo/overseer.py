@@ -11,7 +11,7 @@ from chassis.audit import Audit
 from chassis.canonical import Json, canonical_json
 from chassis.clock import Clock, iso, parse_iso
 from chassis.domains import DomainManifest
-from chassis.errors import NotFound
+from chassis.errors import Damaged, NotFound
 from chassis.exchange.manifest import Manifest
 from chassis.exchange.port import Exchange
 from chassis.identity import Identity
@@ -264,9 +264,12 @@ class Overseer:
         kept = rows[0]["record"]
         try:
             text = kept.decode() if kept is not None else machine.read_text().strip()
-            page = people.read_text() if people.exists() else report(json.loads(text))
+            whole = json.loads(text)
+            page = people.read_text() if people.exists() else report(whole)
         except FileNotFoundError as error:
             raise NotFound(f"the record of {pulse_id} is gone from {machine.parent}") from error
+        except ValueError as error:
+            raise Damaged(f"the record of {pulse_id} in {machine} is damaged; it stays as it is") from error
         return json.loads(rows[0]["summary"]), text, page
 
     def kpis(self) -> tuple[Kpi, ...]:

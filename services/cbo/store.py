@@ -123,7 +123,7 @@ class Store:
     # pulses
 
     def begin_pulse(self, now: datetime, *, written: bool) -> int:
-        """Allocate the next number durably. `written`: records of earlier pulses are in their files, not needed here."""
+        """Allocate the next number durably. `written`: the records of earlier pulses are in their files."""
         with self.transaction():
             self._db.execute(self._sql["pulse_begin"], (iso(now),))
             number = int(self._db.execute("SELECT last_insert_rowid()").fetchone()[0])

@@ -1,6 +1,7 @@
 """The pulse on a virtual clock: what it plans, sends, scores and records."""
 
 import json
+import sqlite3
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -11,9 +12,12 @@ from cbo_station import Station
 from chassis.canonical import canonical_json
 from chassis.clock import parse_iso
 from chassis.domains import Level
-from chassis.errors import Drifted, InvalidInput, NotFound, Refused, Unavailable
+from chassis.errors import CalyxError, Damaged, Drifted, InvalidInput, NotFound, Refused, ResourceExhausted, Unavailable
+from chassis.exchange.manifest import Manifest
+from chassis.exchange.port import Receipt
 from services.cbo.objectives import Schedule
 from services.cbo.ports import Incident, Intent, Recalled
+from tests.full_disk import full_disk
 
 NewStation = Callable[..., Station]
 
@@ -536,3 +540,85 @@ def test_what_a_later_task_changed_is_superseded_but_only_if_it_would_be_looked_
     station.pulse(70)
     verdict = {row["window"]: row["verdict"] for row in store.rows("verifications_of", first.task_id)}
     assert verdict["+1h"] == "superseded"
+
+
+def test_a_record_that_could_not_be_written_is_written_with_a_later_pulse(station: Station) -> None:
+    station.pulse()
+    folder = station.layout.pulses
+    hidden = folder.rename(folder.with_name("hidden"))
+    folder.write_text("in the way")
+    station.pulse(2)
+    folder.unlink()
+    hidden.rename(folder)
+    station.pulse()
+    assert [station.record(f"bp-00000000{n}")["status"] for n in (1, 2, 3, 4)] == ["complete"] * 4
+    assert station.cbo.bridge.store.rows("pulses_unwritten")[0]["id"] == "bp-000000004"
+
+
+def test_a_pulse_that_breaks_off_gets_its_record_without_a_restart(station: Station) -> None:
+    station.pulse()
+    audit = station.layout.audit("cbo")
+    hidden = audit.rename(audit.with_name("hidden"))
+    audit.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        station.pulse()
+    audit.rmdir()
+    hidden.rename(audit)
+    station.pulse()
+    assert station.record("bp-000000002")["status"] == "interrupted"
+    assert [each["id"] for each in station.cbo.pulses(9)] == ["bp-000000003", "bp-000000002", "bp-000000001"]
+    station.pulse()
+    ids = [task.task_id for task in station.done]
+    assert len(ids) == len(set(ids)) == len(station.cbo.bridge.store.rows("tasks", "", "", 500))
+
+
+@pytest.mark.parametrize("error", [ResourceExhausted("no room"), Unavailable("not written")])
+def test_a_full_exchange_delays_a_task_and_does_not_break_the_pulse(station: Station, error: CalyxError) -> None:
+    submit, full = station.exchange.submit, [error]
+
+    def refuse(manifest: Manifest, *, hold: bool = False) -> Receipt:
+        if full:
+            raise full.pop()
+        return submit(manifest, hold=hold)
+
+    station.exchange.submit = refuse  # type: ignore[method-assign]  # an exchange with no room, once
+    assert station.pulse()["status"] == "complete"
+    station.pulse()
+    assert len(station.done) == 1
+
+
+def test_the_database_goes_on_after_a_full_disk(station: Station) -> None:
+    station.pulse()
+    store = station.cbo.bridge.store
+    with full_disk(), pytest.raises(sqlite3.Error), store.transaction():
+        store.set_fact("fits in no log", "so the commit fails")
+    with store.transaction():
+        store.set_fact("after", "it goes on")
+    assert (store.fact("fits in no log"), store.fact("after")) == (None, "it goes on")
+
+
+def test_a_flag_that_could_not_be_audited_is_audited_later_and_once(station: Station) -> None:
+    station.pulse()
+    station.kill_switch.path.touch()
+    with full_disk(), pytest.raises(OSError, match=r"full|large"):
+        station.cbo.desk.notice_kill_switch()
+    station.cbo.desk.notice_kill_switch()
+    station.cbo.desk.notice_kill_switch()
+    assert len(station.audit("kill_switch.engaged")) == 1
+
+
+def test_on_a_full_disk_a_person_can_stop_and_the_record_follows(station: Station) -> None:
+    station.pulse()
+    with full_disk():
+        assert station.cbo.desk.set_kill_switch(True, "the disk is full", "operator")
+    assert station.kill_switch.engaged()
+    station.pulse()
+    assert len(station.audit("kill_switch.engaged")) == 1
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b"{broken"])
+def test_a_damaged_record_is_named_as_damaged(station: Station, damage: bytes) -> None:
+    station.pulse(2)
+    (station.layout.pulses / "20260101" / "bp-000000001.json").write_bytes(damage)
+    with pytest.raises(Damaged, match="bp-000000001"):
+        station.record("bp-000000001")
