@@ -194,10 +194,7 @@ export function capacity(doc, elapsed) {
       c.leases.length ? [h("dt", {}, "Slowed or asleep"), h("dd", {}, c.leases.map((each) => h("span", { class: "lease", title: each.reason }, `${each.target}: ${each.kind}`)))] : null,
       c.intents.length ? [h("dt", {}, "Asks for"), h("dd", {}, c.intents.map((each) => `${each.kind}: ${each.reason}`))] : null),
   ];
-  const now = live(c, elapsed);
-  return panel("capacity", "Capacity", { ...c, state: "ok", unknown_after_seconds: 1e12, stale_after_seconds: 1e12 }, elapsed, () => [
-    now.state !== "ok" && now.note ? h("p", { class: "lost" }, now.note) : null, cells,
-  ]);
+  return panel("capacity", "Capacity", c, elapsed, () => cells, { lasting: true }); // each gauge says for itself that it is unknown
 }
 
 export function services(doc, elapsed) {
@@ -212,7 +209,7 @@ export function services(doc, elapsed) {
         h("span", { class: "service-more" },
           each.uptime_seconds === null || lost ? "" : `for ${span(each.uptime_seconds + elapsed)}`,
           each.version ? ` · ${each.version}` : "",
-          each.age_seconds === null || each.by === "itself" ? "" : ` · ${each.state === "up" ? "seen" : "asked"} ${ago(each.age_seconds + elapsed)}`)))), { lasting: true });
+          each.age_seconds === null || each.by === "itself" ? "" : `${each.uptime_seconds === null && !each.version ? "" : " · "}${each.state === "up" || each.by === "dashboard" ? "answered" : "asked"} ${ago(each.age_seconds + elapsed)}`)))), { lasting: true });
 }
 
 export function pulses(doc, elapsed) {
