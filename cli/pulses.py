@@ -33,7 +33,7 @@ def as_json(summary: Any) -> dict[str, Any]:
         "tes_state": figure_state(summary.tes),
         "tes_note": summary.tes.note,
         "kill_switch": summary.kill_switch,
-        "incidents": None if broken else summary.incidents,
+        "incidents": summary.incidents if summary.HasField("incidents") and not broken else None,
         "mood": summary.mood,
     }
 

@@ -149,7 +149,10 @@ class DomainConfidence:
 
 
 def confidence_delta(domains: Iterable[DomainConfidence], now: datetime) -> Kpi:
-    """Percentage points in 24 h, task-weighted over domains; above 95 % it is `saturated`, which meets the target."""
+    """Percentage points in 24 h, task-weighted over domains; above 95 % it is `saturated`.
+
+    Saturated meets the target, once enough of the day has been seen to say so.
+    """
     weighed = [each for each in domains if each.tasks > 0]
     tasks = sum(each.tasks for each in weighed)
     if not tasks:
@@ -164,7 +167,7 @@ def confidence_delta(domains: Iterable[DomainConfidence], now: datetime) -> Kpi:
     if level > SATURATED:
         return Kpi(
             name="confidence_delta", target="≥ +1 pp", value=value, unit="pp", coverage=coverage,
-            verdict="met", note=f"saturated: {note}",
+            verdict=_verdict(True, coverage), note=f"saturated: {note}",
         )  # fmt: skip
     return Kpi(
         name="confidence_delta", target="≥ +1 pp", value=value, unit="pp", coverage=coverage,

@@ -133,7 +133,7 @@ class Overseer:
         summary: Json = {
             "id": pulse_id, "started_at": iso(started_at), "duration_seconds": 0.0, "status": "interrupted",
             "planned": 0, "dispatched": 0, "ended": 0, "tes": None, "tes_note": reason, "tes_coverage": None,
-            "kill_switch": whole["kill_switch"]["engaged"], "incidents": 0, "mood": reason,
+            "kill_switch": whole["kill_switch"]["engaged"], "incidents": None, "mood": reason,
         }  # fmt: skip
         self.bridge.store.end_pulse(number, "interrupted", summary, canonical_json(whole))
         self.bridge.audit.write("pulse.interrupted", pulse=pulse_id)

@@ -203,8 +203,10 @@ def test_confidence_is_weighted_by_tasks() -> None:
 
 
 def test_above_95_percent_confidence_is_saturated_and_meets_the_target() -> None:
-    kpi = kpis.confidence_delta([confident(0.96, 0.96, 5, timedelta(hours=1))], NOW)
+    kpi = kpis.confidence_delta([confident(0.96, 0.96, 5)], NOW)
     assert kpi.verdict == "met" and kpi.note.startswith("saturated")
+    early = kpis.confidence_delta([confident(0.96, 0.96, 5, timedelta(hours=1))], NOW)
+    assert early.verdict == "insufficient data", "an hour says nothing of a day"
 
 
 # gates

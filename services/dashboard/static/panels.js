@@ -222,7 +222,7 @@ export function pulses(doc, elapsed) {
           h("span", { class: `pulse-tes ${each.tes.value === null ? "unknown" : each.tes.value < 92 ? "low" : ""}`, title: each.tes.note || "run score" }, number(each.tes.value, "score")),
           h("span", { class: "mood" }, each.status === "interrupted" ? "Interrupted. " : "", each.mood),
           h("span", { class: "counts" },
-            each.kill_switch ? "stopped " : "", each.incidents ? `${each.incidents} fault${each.incidents > 1 ? "s" : ""} ` : "",
+            each.kill_switch ? "stopped " : "", each.incidents === null ? "faults unknown " : each.incidents ? `${each.incidents} fault${each.incidents > 1 ? "s" : ""} ` : "",
             each.ended ? `${each.ended} done` : ""))))), { lasting: true });
 }
 

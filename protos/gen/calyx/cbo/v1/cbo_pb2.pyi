@@ -351,7 +351,7 @@ class PulseSummary(_message.Message):
     kill_switch: _builtins.bool
     """Engaged during it."""
     incidents: _builtins.int
-    """Incidents it carries."""
+    """Incidents it carries; unset: the guardian could not be asked."""
     mood: _builtins.str
     """One line for people."""
     @_builtins.property
@@ -374,14 +374,16 @@ class PulseSummary(_message.Message):
         ended: _builtins.int = ...,
         tes: _common_pb2.Figure | None = ...,
         kill_switch: _builtins.bool = ...,
-        incidents: _builtins.int = ...,
+        incidents: _builtins.int | None = ...,
         mood: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["started_at", b"started_at", "tes", b"tes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_incidents", b"_incidents", "incidents", b"incidents", "started_at", b"started_at", "tes", b"tes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dispatched", b"dispatched", "duration_seconds", b"duration_seconds", "ended", b"ended", "id", b"id", "incidents", b"incidents", "kill_switch", b"kill_switch", "mood", b"mood", "planned", b"planned", "started_at", b"started_at", "status", b"status", "tes", b"tes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_incidents", b"_incidents", "dispatched", b"dispatched", "duration_seconds", b"duration_seconds", "ended", b"ended", "id", b"id", "incidents", b"incidents", "kill_switch", b"kill_switch", "mood", b"mood", "planned", b"planned", "started_at", b"started_at", "status", b"status", "tes", b"tes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__incidents: _TypeAlias = _typing.Literal["incidents"]  # noqa: Y015
+    _WhichOneofArgType__incidents: _TypeAlias = _typing.Literal["_incidents", b"_incidents"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__incidents) -> _WhichOneofReturnType__incidents | None: ...
 
 Global___PulseSummary: _TypeAlias = PulseSummary  # noqa: Y015
 
