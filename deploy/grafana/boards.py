@@ -47,7 +47,9 @@ STATION = Board(
         "Now": (
             Panel(
                 title="Services up",
-                description="How many of the six services answered the guardian's last probe; unknown while any of them is.",
+                description=(
+                    "How many of the six services answered the guardian's last probe; unknown while any of them is."
+                ),
                 unit="none",
                 queries={"": "sum(calyx_service_up)"},
                 kind="stat",
@@ -107,7 +109,9 @@ STATION = Board(
         "Work": (
             Panel(
                 title="TES by domain",
-                description="Mean score of each domain's tasks in its last pulse with a known one; it stands until the next.",
+                description=(
+                    "Mean score of each domain's tasks in its last pulse with a known one; it stands until the next."
+                ),
                 unit="none",
                 queries={"{{domain}}": "calyx_tes"},
             ),
@@ -238,7 +242,9 @@ RESOURCES = Board(
         "Machine": (
             Panel(
                 title="Reading's age",
-                description="Age of the governor's last reading (one every 5 s). Over 10 s it is stale, over 50 s unknown.",
+                description=(
+                    "Age of the governor's last reading (one every 5 s). Over 10 s it is stale, over 50 s unknown."
+                ),
                 unit="s",
                 queries={"": "calyx_capacity_age_seconds"},
                 kind="stat",
@@ -308,7 +314,10 @@ RESOURCES = Board(
             ),
             Panel(
                 title="Trends",
-                description="Slope of each measured trend, per day, as of the last analysis; none under an hour of known points.",
+                description=(
+                    "Slope of each measured trend, per day, as of the last analysis; none under an hour of known "
+                    "points."
+                ),
                 unit="none",
                 queries={"{{metric}}": "calyx_trend_slope_per_day"},
                 filled=False,
