@@ -192,5 +192,6 @@ def test_four_fifths_of_what_memory_returns_is_of_the_same_kind(day: Day) -> Non
             asked, returned = asked + 1, returned + len(matches)
             same += sum(match.experience.domain == domain for match in matches)
             assert all(match.cosine > 0.8 for match in matches)
+    print(f"{same} of {returned} matches of {asked} recalls are of the same kind")
     assert returned >= asked, "recall that returns next to nothing proves nothing"
     assert same / returned >= 0.8, f"{same} of {returned}"
