@@ -77,7 +77,7 @@ def _holds(lease: LeaseView, now: datetime) -> bool:
     return lease.until is None or now < lease.until
 
 
-KEPT_BYTES, KEPT_FOR, PRUNE_SECONDS = 2 * 2**30, timedelta(days=30), 3600.0
+KEPT_BYTES, KEPT_FOR, PRUNE_SECONDS = 2 * 2**30, timedelta(days=30), 6 * 3600.0
 """What the journal keeps of former contents, per agent; older ones go first, and `undo` then says so."""
 
 
@@ -94,7 +94,7 @@ class Agent:
         self._pruned_at = clock.monotonic()
 
     def step(self) -> None:
-        """Drill first, then claim and do what is ready; once an hour bound the journal."""
+        """Drill first, then claim and do what is ready; every six hours bound the journal."""
         if self._drill_at is not None and self._clock.monotonic() >= self._drill_at:
             self._drill_at = self._clock.monotonic() + DRILL_AGAIN_SECONDS
             failed = {procedure: why for procedure, why in self._worker.drill().items() if why is not None}

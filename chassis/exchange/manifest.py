@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, NewType, Self, get_args
 
@@ -63,7 +63,7 @@ class Manifest:
     grant: str = ""
 
     def to_json(self) -> Json:
-        value = asdict(self)
+        value = {name: getattr(self, name) for name in self.__dataclass_fields__}
         value["created_at"], value["expires_at"] = iso(self.created_at), iso(self.expires_at)
         value["dependencies"], value["artifacts"] = list(self.dependencies), [dict(a) for a in self.artifacts]
         value["params"] = dict(self.params)
@@ -166,7 +166,7 @@ class Ack:
     """Whether what was applied has been undone again after a failure."""
 
     def to_json(self) -> Json:
-        value = asdict(self)
+        value = {name: getattr(self, name) for name in self.__dataclass_fields__}
         value["started_at"], value["ended_at"] = iso(self.started_at), iso(self.ended_at)
         value["effects"], value["claims"] = list(self.effects), list(self.claims)
         value["cost"] = dict(self.cost)

@@ -125,10 +125,10 @@ class Diagnostics:
         if not self._folder(task).is_dir():
             return []
         with os.scandir(self._folder(task)) as found:
-            names = sorted(each.name for each in found if each.name.endswith(".json") and each.name != own)
+            names = [each.name for each in found if each.name.endswith(".json") and each.name != own]
         if len(names) < KEPT_REPORTS:
             return []
-        oldest = self._folder(task) / names[0]
+        oldest = self._folder(task) / min(names)
         return [path for path in (oldest, oldest.with_suffix(".md")) if path.is_file()]
 
     def _claims(self, task: Manifest, report: Path) -> tuple[Json, ...]:
