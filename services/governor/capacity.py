@@ -20,7 +20,7 @@ class Freshness:
     window: float = 60.0
     """Coverage looks back this far."""
     unknown_after: float = 50.0
-    """Ten intervals, as everywhere in the station (chassis.rpc.figures)."""
+    """After ten intervals a reading says nothing about now any more."""
 
     @property
     def expected(self) -> int:
