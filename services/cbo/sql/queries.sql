@@ -70,14 +70,15 @@ SELECT * FROM task WHERE state IN ('held', 'waiting', 'ready', 'claimed') ORDER 
 SELECT * FROM task WHERE (state = 'proposed' OR (state = 'rehearsed' AND scored = 1 AND approved_as = ''))
     AND state IN ('proposed', 'rehearsed') ORDER BY created_at DESC, id DESC LIMIT ?;
 -- name: tasks_unscored
-SELECT * FROM task WHERE scored = 0 AND state IN ('rehearsed', 'done', 'failed', 'expired', 'cancelled', 'dead')
+SELECT * FROM task INDEXED BY task_unscored WHERE scored = 0 AND state IN ('rehearsed', 'done', 'failed', 'expired', 'cancelled', 'dead')
 ORDER BY created_at, id LIMIT 200;
 -- name: tasks_unremembered
 SELECT * FROM task WHERE scored = 1 AND remembered = 0 ORDER BY created_at, id LIMIT 20;
 -- name: tasks_undoing
-SELECT * FROM task WHERE undo_of = ? ORDER BY created_at, id;
+SELECT * FROM task WHERE undo_of = ? AND undo_of <> '' ORDER BY created_at, id;
 -- name: tasks_proposed
-SELECT id, state, created_at FROM task WHERE objective_id = ? AND state IN ('proposed', 'rehearsed') AND approved_as = '';
+SELECT id, state, created_at FROM task INDEXED BY task_proposed
+WHERE objective_id = ? AND state IN ('proposed', 'rehearsed') AND approved_as = '';
 -- name: task_counts
 SELECT state, count(*) FROM task GROUP BY state;
 -- name: task_dispatched
@@ -105,14 +106,16 @@ UPDATE task SET remembered = 1 WHERE id = ?;
 -- name: task_use
 SELECT count(*) FROM task WHERE domain = ? AND dispatched_at > ?;
 -- name: tes_day
-SELECT rehearsal, tes IS NULL, count(*), coalesce(sum(tes), 0) FROM task
+SELECT rehearsal, tes IS NULL, count(*), coalesce(sum(tes), 0) FROM task INDEXED BY task_worked
 WHERE worked = 1 AND ended_at > ? GROUP BY rehearsal, tes IS NULL;
 -- name: effects_by_domain
-SELECT domain, count(*) FROM task WHERE worked = 1 AND ended_at > ? AND rehearsal = 0 AND tes IS NOT NULL GROUP BY domain;
+SELECT domain, count(*) FROM task INDEXED BY task_worked
+WHERE worked = 1 AND ended_at > ? AND rehearsal = 0 AND tes IS NOT NULL GROUP BY domain;
 -- name: calibration
 SELECT min(9, CAST(prediction * 10 AS INTEGER)) AS bin, count(*), sum(prediction), sum(stability = 1.0),
     sum((prediction - (stability = 1.0)) * (prediction - (stability = 1.0)))
-FROM task WHERE worked = 1 AND ended_at > ? AND rehearsal = 0 AND stability IS NOT NULL AND prediction IS NOT NULL
+FROM task INDEXED BY task_worked
+WHERE worked = 1 AND ended_at > ? AND rehearsal = 0 AND stability IS NOT NULL AND prediction IS NOT NULL
 GROUP BY bin;
 
 -- name: target_insert
