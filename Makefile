@@ -76,7 +76,7 @@ check-protos: setup
 # Resolve again with the lock's pins as preference: it changes only if pyproject.toml asks for something else.
 check-locks: setup
 	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT
-	for lock in requirements.lock requirements-dev.lock requirements-chroma.lock; do
+	for lock in requirements.lock requirements-dev.lock requirements-chroma.lock requirements-bench.lock; do
 	  read -r -a args < <(sed -n '2s/^# *uv pip compile //p' $$lock | sed "s| -o .*||")
 	  cp $$lock $$folder/$$lock
 	  if ! $(BIN)/uv pip compile --quiet "$${args[@]}" -o $$folder/$$lock 2>$$folder/err; then

@@ -29,17 +29,20 @@ A governed service is in none of the writing lists: it approves nothing, sets no
 _READERS = frozenset({"operator", "dashboard", "memory", "governor", "guardian", "analytics"})
 _READS = (
     "ListObjectives", "GetPulse", "ListPulses", "WatchPulses", "ListTasks", "GetTask", "GetLadder", "GetKpis",
-    "GetStation",
+    "GetStation", "ListDomains",
 )  # fmt: skip
 _WRITES = (
     "SubmitObjective", "CancelObjective", "RunPulse", "ApproveTask", "RejectTask", "CancelTask", "Undo", "SetLevel",
-    "SetKillSwitch",
+    "SetKillSwitch", "RequeueTask",
 )  # fmt: skip
 ALLOW: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(_READS, _READERS),
     **dict.fromkeys(_WRITES, _PEOPLE),
     "ApproveDomain": frozenset({"operator"}),
     "RevokeDomain": frozenset({"operator"}),
+    "InviteAgent": frozenset({"operator"}),
+    "RevokeAgent": frozenset({"operator"}),
+    "ListAgents": _PEOPLE,
 }
 
 T = TypeVar("T")

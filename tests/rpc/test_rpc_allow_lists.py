@@ -35,16 +35,19 @@ DECIDED: Mapping[str, Mapping[str, str]] = {
     "cbo": {
         **dict.fromkeys(
             ("ListObjectives", "GetPulse", "ListPulses", "WatchPulses", "ListTasks", "GetTask", "GetLadder", "GetKpis",
-             "GetStation"),
+             "GetStation", "ListDomains"),
             "domgua",
         ),
         **dict.fromkeys(
             ("SubmitObjective", "CancelObjective", "RunPulse", "ApproveTask", "RejectTask", "CancelTask", "Undo",
-             "SetLevel", "SetKillSwitch"),
+             "SetLevel", "SetKillSwitch", "RequeueTask"),
             "do",
         ),
         "ApproveDomain": "o",
         "RevokeDomain": "o",
+        "InviteAgent": "o",
+        "RevokeAgent": "o",
+        "ListAgents": "do",
     },
     "dashboard": {"GetOverview": "ocu", "ExportDiagnostics": "o", "IssueLoginLink": "o"},
     "governor": {

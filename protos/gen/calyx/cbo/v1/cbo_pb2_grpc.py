@@ -120,6 +120,31 @@ class CboServiceStub:
                 request_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.RevokeDomainRequest.SerializeToString,
                 response_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.RevokeDomainResponse.FromString,
                 _registered_method=True)
+        self.ListDomains = channel.unary_unary(
+                '/calyx.cbo.v1.CboService/ListDomains',
+                request_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.ListDomainsRequest.SerializeToString,
+                response_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.ListDomainsResponse.FromString,
+                _registered_method=True)
+        self.InviteAgent = channel.unary_unary(
+                '/calyx.cbo.v1.CboService/InviteAgent',
+                request_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.InviteAgentRequest.SerializeToString,
+                response_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.InviteAgentResponse.FromString,
+                _registered_method=True)
+        self.ListAgents = channel.unary_unary(
+                '/calyx.cbo.v1.CboService/ListAgents',
+                request_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.ListAgentsRequest.SerializeToString,
+                response_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.ListAgentsResponse.FromString,
+                _registered_method=True)
+        self.RevokeAgent = channel.unary_unary(
+                '/calyx.cbo.v1.CboService/RevokeAgent',
+                request_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.RevokeAgentRequest.SerializeToString,
+                response_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.RevokeAgentResponse.FromString,
+                _registered_method=True)
+        self.RequeueTask = channel.unary_unary(
+                '/calyx.cbo.v1.CboService/RequeueTask',
+                request_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.RequeueTaskRequest.SerializeToString,
+                response_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.RequeueTaskResponse.FromString,
+                _registered_method=True)
         self.SetKillSwitch = channel.unary_unary(
                 '/calyx.cbo.v1.CboService/SetKillSwitch',
                 request_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.SetKillSwitchRequest.SerializeToString,
@@ -260,6 +285,41 @@ class CboServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDomains(self, request, context):
+        """Domains, built-in and admitted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InviteAgent(self, request, context):
+        """A token for an outside agent. Shown once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAgents(self, request, context):
+        """Who joined.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeAgent(self, request, context):
+        """Its token is worth nothing from now on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequeueTask(self, request, context):
+        """A dead task goes back to ready.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetKillSwitch(self, request, context):
         """Engage or release it.
         """
@@ -368,6 +428,31 @@ def add_CboServiceServicer_to_server(servicer, server):
                     servicer.RevokeDomain,
                     request_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.RevokeDomainRequest.FromString,
                     response_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.RevokeDomainResponse.SerializeToString,
+            ),
+            'ListDomains': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDomains,
+                    request_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.ListDomainsRequest.FromString,
+                    response_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.ListDomainsResponse.SerializeToString,
+            ),
+            'InviteAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.InviteAgent,
+                    request_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.InviteAgentRequest.FromString,
+                    response_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.InviteAgentResponse.SerializeToString,
+            ),
+            'ListAgents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAgents,
+                    request_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.ListAgentsRequest.FromString,
+                    response_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.ListAgentsResponse.SerializeToString,
+            ),
+            'RevokeAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeAgent,
+                    request_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.RevokeAgentRequest.FromString,
+                    response_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.RevokeAgentResponse.SerializeToString,
+            ),
+            'RequeueTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequeueTask,
+                    request_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.RequeueTaskRequest.FromString,
+                    response_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.RequeueTaskResponse.SerializeToString,
             ),
             'SetKillSwitch': grpc.unary_unary_rpc_method_handler(
                     servicer.SetKillSwitch,
@@ -845,6 +930,141 @@ class CboService:
             '/calyx.cbo.v1.CboService/RevokeDomain',
             calyx_dot_cbo_dot_v1_dot_cbo__pb2.RevokeDomainRequest.SerializeToString,
             calyx_dot_cbo_dot_v1_dot_cbo__pb2.RevokeDomainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDomains(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/calyx.cbo.v1.CboService/ListDomains',
+            calyx_dot_cbo_dot_v1_dot_cbo__pb2.ListDomainsRequest.SerializeToString,
+            calyx_dot_cbo_dot_v1_dot_cbo__pb2.ListDomainsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InviteAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/calyx.cbo.v1.CboService/InviteAgent',
+            calyx_dot_cbo_dot_v1_dot_cbo__pb2.InviteAgentRequest.SerializeToString,
+            calyx_dot_cbo_dot_v1_dot_cbo__pb2.InviteAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAgents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/calyx.cbo.v1.CboService/ListAgents',
+            calyx_dot_cbo_dot_v1_dot_cbo__pb2.ListAgentsRequest.SerializeToString,
+            calyx_dot_cbo_dot_v1_dot_cbo__pb2.ListAgentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/calyx.cbo.v1.CboService/RevokeAgent',
+            calyx_dot_cbo_dot_v1_dot_cbo__pb2.RevokeAgentRequest.SerializeToString,
+            calyx_dot_cbo_dot_v1_dot_cbo__pb2.RevokeAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequeueTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/calyx.cbo.v1.CboService/RequeueTask',
+            calyx_dot_cbo_dot_v1_dot_cbo__pb2.RequeueTaskRequest.SerializeToString,
+            calyx_dot_cbo_dot_v1_dot_cbo__pb2.RequeueTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

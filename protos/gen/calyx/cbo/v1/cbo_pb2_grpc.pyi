@@ -67,6 +67,16 @@ class CboServiceStub:
     """Admit a signed domain manifest."""
     RevokeDomain: _grpc.UnaryUnaryMultiCallable[_cbo_pb2.RevokeDomainRequest, _cbo_pb2.RevokeDomainResponse]
     """Withdraw one."""
+    ListDomains: _grpc.UnaryUnaryMultiCallable[_cbo_pb2.ListDomainsRequest, _cbo_pb2.ListDomainsResponse]
+    """Domains, built-in and admitted."""
+    InviteAgent: _grpc.UnaryUnaryMultiCallable[_cbo_pb2.InviteAgentRequest, _cbo_pb2.InviteAgentResponse]
+    """A token for an outside agent. Shown once."""
+    ListAgents: _grpc.UnaryUnaryMultiCallable[_cbo_pb2.ListAgentsRequest, _cbo_pb2.ListAgentsResponse]
+    """Who joined."""
+    RevokeAgent: _grpc.UnaryUnaryMultiCallable[_cbo_pb2.RevokeAgentRequest, _cbo_pb2.RevokeAgentResponse]
+    """Its token is worth nothing from now on."""
+    RequeueTask: _grpc.UnaryUnaryMultiCallable[_cbo_pb2.RequeueTaskRequest, _cbo_pb2.RequeueTaskResponse]
+    """A dead task goes back to ready."""
     SetKillSwitch: _grpc.UnaryUnaryMultiCallable[_cbo_pb2.SetKillSwitchRequest, _cbo_pb2.SetKillSwitchResponse]
     """Engage or release it."""
     GetKpis: _grpc.UnaryUnaryMultiCallable[_cbo_pb2.GetKpisRequest, _cbo_pb2.GetKpisResponse]
@@ -113,6 +123,16 @@ class CboServiceAsyncStub(CboServiceStub):
     """Admit a signed domain manifest."""
     RevokeDomain: _aio.UnaryUnaryMultiCallable[_cbo_pb2.RevokeDomainRequest, _cbo_pb2.RevokeDomainResponse]  # type: ignore[assignment]
     """Withdraw one."""
+    ListDomains: _aio.UnaryUnaryMultiCallable[_cbo_pb2.ListDomainsRequest, _cbo_pb2.ListDomainsResponse]  # type: ignore[assignment]
+    """Domains, built-in and admitted."""
+    InviteAgent: _aio.UnaryUnaryMultiCallable[_cbo_pb2.InviteAgentRequest, _cbo_pb2.InviteAgentResponse]  # type: ignore[assignment]
+    """A token for an outside agent. Shown once."""
+    ListAgents: _aio.UnaryUnaryMultiCallable[_cbo_pb2.ListAgentsRequest, _cbo_pb2.ListAgentsResponse]  # type: ignore[assignment]
+    """Who joined."""
+    RevokeAgent: _aio.UnaryUnaryMultiCallable[_cbo_pb2.RevokeAgentRequest, _cbo_pb2.RevokeAgentResponse]  # type: ignore[assignment]
+    """Its token is worth nothing from now on."""
+    RequeueTask: _aio.UnaryUnaryMultiCallable[_cbo_pb2.RequeueTaskRequest, _cbo_pb2.RequeueTaskResponse]  # type: ignore[assignment]
+    """A dead task goes back to ready."""
     SetKillSwitch: _aio.UnaryUnaryMultiCallable[_cbo_pb2.SetKillSwitchRequest, _cbo_pb2.SetKillSwitchResponse]  # type: ignore[assignment]
     """Engage or release it."""
     GetKpis: _aio.UnaryUnaryMultiCallable[_cbo_pb2.GetKpisRequest, _cbo_pb2.GetKpisResponse]  # type: ignore[assignment]
@@ -258,6 +278,46 @@ class CboServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cbo_pb2.RevokeDomainResponse, _abc.Awaitable[_cbo_pb2.RevokeDomainResponse]]:
         """Withdraw one."""
+
+    @_abc_1.abstractmethod
+    def ListDomains(
+        self,
+        request: _cbo_pb2.ListDomainsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cbo_pb2.ListDomainsResponse, _abc.Awaitable[_cbo_pb2.ListDomainsResponse]]:
+        """Domains, built-in and admitted."""
+
+    @_abc_1.abstractmethod
+    def InviteAgent(
+        self,
+        request: _cbo_pb2.InviteAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cbo_pb2.InviteAgentResponse, _abc.Awaitable[_cbo_pb2.InviteAgentResponse]]:
+        """A token for an outside agent. Shown once."""
+
+    @_abc_1.abstractmethod
+    def ListAgents(
+        self,
+        request: _cbo_pb2.ListAgentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cbo_pb2.ListAgentsResponse, _abc.Awaitable[_cbo_pb2.ListAgentsResponse]]:
+        """Who joined."""
+
+    @_abc_1.abstractmethod
+    def RevokeAgent(
+        self,
+        request: _cbo_pb2.RevokeAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cbo_pb2.RevokeAgentResponse, _abc.Awaitable[_cbo_pb2.RevokeAgentResponse]]:
+        """Its token is worth nothing from now on."""
+
+    @_abc_1.abstractmethod
+    def RequeueTask(
+        self,
+        request: _cbo_pb2.RequeueTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cbo_pb2.RequeueTaskResponse, _abc.Awaitable[_cbo_pb2.RequeueTaskResponse]]:
+        """A dead task goes back to ready."""
 
     @_abc_1.abstractmethod
     def SetKillSwitch(
