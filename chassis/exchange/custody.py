@@ -60,6 +60,19 @@ class Custody:
                     claims += self._take(place, pool, worker)
         return claims
 
+    def claim_one(self, pool: str, worker: str, task_id: TaskId) -> list[Claim]:
+        """That very task, if it is ready in this pool."""
+        if not all(TASK_ID.fullmatch(each) for each in (pool, worker, task_id)):
+            raise InvalidInput("a pool, a worker and a task are named like task ids")
+        manifest = self._folder.read_manifest(task_id)
+        if manifest is None or manifest.owner != pool:
+            return []
+        epoch = self._folder.epoch(task_id)
+        place = Place(state="ready", task_id=task_id, epoch=epoch, path=self._folder.ready(manifest, epoch))
+        if not there(place.path) or (self._kill_switch.engaged() and not self._is_undo(place)):
+            return []
+        return self._take(place, pool, worker)
+
     def _is_undo(self, place: Place) -> bool:
         try:
             return bool(self._folder.genuine(place, place.path.parent.parent.name).undo_of)

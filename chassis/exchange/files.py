@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from chassis.exchange.custody import Custody
 from chassis.exchange.folder import Folder, Place, move_into, there
 from chassis.exchange.manifest import TASK_ID, Ack, Manifest, TaskId
 from chassis.exchange.moves import Unfit, names, refuse_network_file_system, write_new
-from chassis.exchange.port import Claim, Exchange, Receipt, Swept, TaskState, TaskView
+from chassis.exchange.port import Claim, Exchange, Holder, Receipt, Swept, TaskState, TaskView
 from chassis.exchange.reaper import Reaper
 from chassis.exchange.slots import Slots
 from chassis.killswitch import KillSwitch
@@ -136,8 +137,21 @@ class FilesExchange(Exchange):
     def leave(self, worker: str) -> None:
         self._slots.free(worker)
 
-    def claim(self, pool: str, worker: str, n: int = 1) -> list[Claim]:
+    def claim(
+        self, pool: str, worker: str, n: int = 1, *, holder: Holder | None = None, task_id: TaskId | None = None
+    ) -> list[Claim]:
+        if task_id is not None:
+            return self._custody.claim_one(pool, worker, task_id)
         return self._custody.claim(pool, worker, n)
+
+    def wait(self, pool: str, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not (found := any(names(self._root / "ready" / pool / p) for p in self._folder.priorities(pool))):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            time.sleep(min(0.02, left))
+        return found
 
     def check(self, claim: Claim) -> bool:
         return self._custody.check(claim)

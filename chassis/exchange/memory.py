@@ -10,7 +10,7 @@ from chassis.clock import Clock
 from chassis.errors import AlreadyAcked, InvalidInput, LeaseLost
 from chassis.exchange import rules
 from chassis.exchange.manifest import Ack, AckStatus, Manifest, TaskId
-from chassis.exchange.port import Claim, Exchange, Receipt, Swept, TaskState, TaskView
+from chassis.exchange.port import Claim, Exchange, Holder, Receipt, Swept, TaskState, TaskView
 from chassis.killswitch import KillSwitch
 
 
@@ -43,6 +43,7 @@ class MemoryExchange(Exchange):
         self._pauses = rules.Pauses()
         self._living: set[str] = set()
         self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
 
     def join(self, agent: str) -> str:
         with self._lock:
@@ -85,6 +86,7 @@ class MemoryExchange(Exchange):
                     placement = rules.place(task.manifest, self._ack_of)
                     task.state = "ready" if placement.state == "ready" else "waiting"
                 answers[index] = Receipt(task_id=task.manifest.task_id, state=task.state)
+            self._changed.notify_all()
             return [answers[index] for index in range(len(manifests))]
 
     def _put(self, task: _Task) -> None:
@@ -93,6 +95,7 @@ class MemoryExchange(Exchange):
             self._end(task, placement.ends or "failed", placement.reason)
         else:
             task.state, task.worker = placement.state, ""
+            self._changed.notify_all()
 
     def _ack_of(self, task_id: TaskId) -> Ack | None:
         task = self._tasks.get(task_id)
@@ -140,11 +143,21 @@ class MemoryExchange(Exchange):
             self._put(task)
             return True
 
-    def claim(self, pool: str, worker: str, n: int = 1) -> list[Claim]:
+    def wait(self, pool: str, seconds: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: bool(self._ready(pool)), max(0.0, seconds))
+
+    def _ready(self, pool: str) -> list[_Task]:
+        return [t for t in self._tasks.values() if t.state == "ready" and t.manifest.owner == pool]
+
+    def claim(
+        self, pool: str, worker: str, n: int = 1, *, holder: Holder | None = None, task_id: TaskId | None = None
+    ) -> list[Claim]:
+        """`holder` is not kept: whoever is stalled here is stalled with the whole process."""
         with self._lock:
             self._living.add(worker)
             stopped = self._kill_switch.engaged()
-            mine = [t for t in self._tasks.values() if t.state == "ready" and t.manifest.owner == pool]
+            mine = [t for t in self._ready(pool) if task_id is None or t.manifest.task_id == task_id]
             mine.sort(key=lambda t: (-t.manifest.priority, f"{t.manifest.task_id}.e{t.epoch}.ready"))
             claims: list[Claim] = []
             for task in mine:
@@ -217,6 +230,7 @@ class MemoryExchange(Exchange):
             task.state, task.not_before = "waiting", self._clock.now() + timedelta(seconds=back.delay_seconds)
         else:
             task.state = "ready"
+            self._changed.notify_all()
         return back
 
     def get(self, task_id: TaskId) -> TaskView:

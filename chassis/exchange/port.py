@@ -18,6 +18,20 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """The process that works on a claim, so that the reaper can end exactly that one and no other.
+
+    `start_ticks` is field 22 of `/proc/<pid>/stat`, `pid_namespace` the inode number of `/proc/<pid>/ns/pid`:
+    a pid that was given out again, or one of another container, is never taken for it.
+    """
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+    pid_namespace: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """The right to work on a task, until the lease runs out or another epoch exists."""
 
@@ -84,8 +98,18 @@ class Exchange(Protocol):
         """This worker is no more; its unfinished claims go back at the agent's next `join`, or with the lease."""
         ...
 
-    def claim(self, pool: str, worker: str, n: int = 1) -> list[Claim]:
-        """Up to n tasks, highest priority first; never an expired one, never one without a valid grant."""
+    def claim(
+        self, pool: str, worker: str, n: int = 1, *, holder: Holder | None = None, task_id: TaskId | None = None
+    ) -> list[Claim]:
+        """Up to n tasks, highest priority first; never an expired one, never one without a valid grant.
+
+        `holder` is kept beside the claim: once it stalls, it is killed before the task is given to another.
+        With `task_id` only that task is taken, if it is ready in this pool.
+        """
+        ...
+
+    def wait(self, pool: str, seconds: float) -> bool:
+        """Block for at most `seconds` of real time; True as soon as something may be ready in the pool."""
         ...
 
     def check(self, claim: Claim) -> bool:

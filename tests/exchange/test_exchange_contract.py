@@ -309,3 +309,20 @@ def test_the_next_boot_of_an_agent_gets_back_what_its_dead_one_held_and_never_a_
     world.exchange.join("governor")
     assert not world.exchange.check(claim)
     assert world.claim(worker=second).epoch == 2
+
+
+def test_a_task_can_be_claimed_by_name_and_only_by_its_pool(world: World) -> None:
+    world.exchange.submit_many([world.task("a", priority=9), world.task("b")])
+    assert world.exchange.claim("guardian", "w1", task_id="b") == []
+    assert [c.manifest.task_id for c in world.exchange.claim("governor", "w1", task_id="b")] == ["b"]
+    assert world.exchange.claim("governor", "w1", task_id="b") == []
+    assert world.exchange.claim("governor", "w1", task_id="never") == []
+    world.kill_switch.engage("test", "me", world.clock.now())
+    assert world.exchange.claim("governor", "w1", task_id="a") == []
+
+
+def test_waiting_ends_at_once_where_something_is_ready_and_says_no_where_nothing_comes(world: World) -> None:
+    assert not world.exchange.wait("governor", 0.0)
+    world.exchange.submit(world.task("a"))
+    assert world.exchange.wait("governor", 60.0)
+    assert not world.exchange.wait("guardian", 0.0)
