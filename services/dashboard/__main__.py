@@ -21,6 +21,7 @@ from chassis.rpc.client import connect
 from chassis.rpc.server import Served, run_service
 from chassis.settings import StationSettings, host_port, load
 from services.dashboard.access import LoginLinks, Sessions, host_allowed
+from services.dashboard.agent_api import GrpcRelay
 from services.dashboard.answers import Answers, questions
 from services.dashboard.board import Board
 from services.dashboard.desk import Desk
@@ -107,6 +108,7 @@ def _serve(station: StationSettings, settings: DashboardSettings) -> None:
         version=VERSION,
         station_id=identity.station_id,
         secure_cookie=settings.public_url.startswith("https://"),
+        agents=GrpcRelay(station.endpoint("cbo")),
     )
     app = create_app(at)
     run_service(

@@ -10,7 +10,8 @@ from starlette.types import ASGIApp
 
 from chassis.settings import host_port
 
-CONNECTIONS = 128
+CONNECTIONS = 320
+"""More than event streams (32) and waiting agents (128) can take, so that a person and a heartbeat always get in."""
 
 
 class Server(uvicorn.Server):

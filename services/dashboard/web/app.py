@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from chassis.errors import CalyxError, Internal, InvalidInput, NotFound
+from services.dashboard.agent_api import agent_api
 from services.dashboard.web.context import Context
 from services.dashboard.web.events import events
 from services.dashboard.web.guarding import Guard
@@ -26,6 +27,8 @@ def create_app(at: Context) -> ASGIApp:
     )
     for router in (pages(at), reads(at), writes(at), events(at)):
         app.include_router(router)
+    if at.agents is not None:
+        app.include_router(agent_api(at.agents, at.stopping))
 
     @app.exception_handler(CalyxError)
     async def known(_request: Request, error: CalyxError) -> JSONResponse:

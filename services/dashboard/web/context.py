@@ -11,6 +11,7 @@ from chassis.clock import Clock
 from chassis.errors import Unauthenticated
 from chassis.executor import Executor
 from services.dashboard.access import WRITERS, Asker, LoginLinks, Sessions, may_write
+from services.dashboard.agent_api import Relay
 from services.dashboard.board import Board
 from services.dashboard.desk import Desk
 
@@ -35,6 +36,8 @@ class Context:
     version: str
     station_id: str
     secure_cookie: bool = False
+    agents: Relay | None = None
+    """Where calls of outside agents go; None: this page takes none."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chassis.canonical import Json
 from chassis.errors import CalyxError, InvalidInput, PermissionDenied
+from services.dashboard import agent_api
 from services.dashboard.web.problems import problem
 
 MAX_BODY_BYTES = 64 * 1024
+MAX_AGENT_BODY_BYTES = 1024 * 1024
+"""An agent's ack carries its plan and its effects."""
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -50,15 +52,16 @@ class Guard:
             await send(message)
 
         try:
-            refusal = self._refusal(scope["headers"])
+            agents = scope["path"].startswith(f"{agent_api.PATH}/")
+            refusal = self._refusal(scope["headers"], MAX_AGENT_BODY_BYTES if agents else MAX_BODY_BYTES)
             if refusal is None:
                 await self._app(scope, receive, send_guarded)
             else:
-                await _answer(refusal, send_guarded)
+                await _answer(*(agent_api.refusal if agents else problem)(refusal), send_guarded)
         finally:
             self._count(getattr(scope.get("route"), "path", "unmatched"), status)
 
-    def _refusal(self, headers: Iterable[tuple[bytes, bytes]]) -> CalyxError | None:
+    def _refusal(self, headers: Iterable[tuple[bytes, bytes]], largest: int) -> CalyxError | None:
         """Why this request goes no further, if it does not."""
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
         if len(hosts) != 1 or not self._host_ok(hosts[0]):
@@ -67,13 +70,12 @@ class Guard:
         length = given.get(b"content-length", b"0")
         if b"transfer-encoding" in given or not length.isdigit():
             return InvalidInput("send the body with a Content-Length")
-        if int(length) > MAX_BODY_BYTES:
-            return InvalidInput(f"the body is larger than {MAX_BODY_BYTES} bytes")
+        if int(length) > largest:
+            return InvalidInput(f"the body is larger than {largest} bytes")
         return None
 
 
-async def _answer(error: CalyxError, send: Any) -> None:
-    status, body = problem(error)
+async def _answer(status: int, body: Json, send: Send) -> None:
     data = json.dumps(body, ensure_ascii=False).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
