@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -9,6 +10,7 @@ from typing import Any, Literal, Self
 import yaml
 
 from chassis.canonical import digest
+from chassis.clock import iso, parse_iso
 from chassis.errors import InvalidInput
 
 
@@ -36,7 +38,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainManifest:
-    """One domain as declared. `digest` pins it: a new digest is a new domain to the ladder's evidence."""
+    """One domain as declared. `digest` pins it: a new digest is a new domain to the ladder's evidence.
+
+    Only a signed one, for a program from outside, has `signed_by` (set by whoever verified it, never by the manifest),
+    `expires_at`, and perhaps `not_before` and the digest of the edition that it follows (`previous`).
+    """
 
     domain: str
     title: str
@@ -58,6 +64,22 @@ class DomainManifest:
     objective: str
     params: Mapping[str, str]
     digest: str
+    undo_by: str
+    """Who answers its undo tasks: the owner, or `governor` where the effects lie in the station's journal."""
+    rehearses: bool = True
+    """False: its agent can't rehearse, so that a person is asked instead at GUIDE."""
+    not_before: datetime | None = None
+    expires_at: datetime | None = None
+    previous: str = ""
+    signed_by: str = ""
+
+    def out_of_time(self, now: datetime) -> str:
+        """Why it may not run now, as far as its own dates go; empty when it may."""
+        if self.not_before is not None and now < self.not_before:
+            return f"not valid before {iso(self.not_before)}"
+        if self.expires_at is not None and now >= self.expires_at:
+            return f"expired at {iso(self.expires_at)}; sign and approve a new edition"
+        return ""
 
     @classmethod
     def from_mapping(cls, raw: Mapping[str, Any]) -> Self:
@@ -65,6 +87,7 @@ class DomainManifest:
         known = {
             "domain", "title", "serial", "owner", "prober", "effects", "start_level", "max_level", "procedures",
             "probes", "limits", "ttl_seconds", "max_attempts", "budget", "paths", "schedule", "objective", "params",
+            "undo_by", "rehearses", "not_before", "expires_at", "previous",
         }  # fmt: skip
         name = raw.get("domain", "?")
         if unknown := set(raw) - known:
@@ -92,8 +115,13 @@ class DomainManifest:
                 objective=str(raw.get("objective", raw["title"])),
                 params={str(k): str(v) for k, v in raw.get("params", {}).items()},
                 digest=digest(raw),
+                undo_by=str(raw.get("undo_by", raw["owner"])),
+                rehearses=bool(raw.get("rehearses", True)),
+                not_before=_moment(raw, "not_before"),
+                expires_at=_moment(raw, "expires_at"),
+                previous=str(raw.get("previous", "")),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidInput(f"domain manifest {name}: {error!r}; see deploy/domains for examples") from error
         if manifest.effects not in ("none", "reversible", "irreversible"):
             raise InvalidInput(f"domain manifest {name}: effects must be none, reversible or irreversible")
@@ -102,6 +130,10 @@ class DomainManifest:
         if not manifest.procedures or not manifest.probes:
             raise InvalidInput(f"domain manifest {name}: needs at least one procedure and one probe")
         return manifest
+
+
+def _moment(raw: Mapping[str, Any], key: str) -> datetime | None:
+    return parse_iso(raw[key]) if key in raw else None
 
 
 def load_domains(folder: Path) -> dict[str, DomainManifest]:

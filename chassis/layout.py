@@ -63,6 +63,16 @@ class Layout:
         return self.root / "config" / "paths.json"
 
     @property
+    def admitted(self) -> Path:
+        """Signed manifests of outside programs' domains, one file each; written by the CBO alone."""
+        return self.root / "config" / "domains"
+
+    @property
+    def operator_keys(self) -> Path:
+        """Public keys of those who may sign domains."""
+        return self.keys / "operators"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

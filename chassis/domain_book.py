@@ -1,0 +1,226 @@
+"""The domains of a station as they are now: the built-in ones, and those of outside programs that a person admitted.
+
+An admitted one is a signed envelope, `config/domains/<domain>.json`. Who reads it here verifies it again, so that a
+file which was put there or changed by anybody but a holder of an operator key counts for nothing. Whether it may run
+now (approved, not revoked, in time) is the CBO's to say; this is what it is.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from chassis.canonical import canonical_json
+from chassis.clock import Clock
+from chassis.consent import forbidden
+from chassis.domains import DomainManifest, Level
+from chassis.errors import CalyxError, InvalidInput, Refused
+from chassis.layout import SERVICES, Layout
+from chassis.signing import MAX_BYTES, Trusted, read_plain, strict_json, trusted_keys, unseal
+
+PAYLOAD_TYPE = "application/vnd.calyx.domain+json"
+DOMAIN = re.compile(r"[a-z0-9][a-z0-9_-]{0,59}")
+OWNER = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+MAX_DOMAINS = 1000
+MAX_PATHS = 32
+STATION_UNDOES = "governor"
+"""The station's own agent that can undo what `calyx run` journaled."""
+
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "domain": str, "title": str, "serial": int, "owner": str, "prober": str, "effects": str, "start_level": str,
+    "max_level": str, "procedures": list, "probes": list, "limits": dict, "ttl_seconds": (int, float),
+    "max_attempts": int, "budget": dict, "paths": list, "objective": str, "params": dict, "undo_by": str,
+    "rehearses": bool, "not_before": str, "expires_at": str, "previous": str,
+}  # fmt: skip
+_LIMITS = {"fast_s", "slow_s", "small_files", "large_files"}
+
+
+def read_manifest(payload: bytes, layout: Layout, builtin: Mapping[str, DomainManifest]) -> DomainManifest:
+    """A manifest for an outside program, from the bytes that were (or will be) signed.
+
+    Raises InvalidInput for what is no such manifest, Refused for one that asks for what nobody outside may have.
+    """
+    raw = strict_json(payload)
+    _shape(raw)
+    try:
+        canonical = canonical_json(raw)
+    except ValueError as error:
+        raise InvalidInput(f"domain manifest: {error}") from error
+    if canonical != payload:
+        raise InvalidInput("domain manifest: it is not canonical JSON; `calyx domain sign` makes it so")
+    manifest = DomainManifest.from_mapping(raw)
+    if why := refusal(manifest, layout, builtin):
+        raise Refused(f"{manifest.domain}: {why}")
+    return manifest
+
+
+def refusal(manifest: DomainManifest, layout: Layout, builtin: Mapping[str, DomainManifest]) -> str:
+    """Why a program from outside can't have this domain, whoever signs it; empty when it can."""
+    station = layout.root.resolve()
+    bad_path = next(((path, why) for path in manifest.paths if (why := forbidden(Path(path), station))), None)
+    rules = (
+        (not DOMAIN.fullmatch(manifest.domain), "its name must be a-z, 0-9, - and _, at most 60"),
+        (manifest.domain in builtin, "this is the name of a built-in domain"),
+        (
+            not OWNER.fullmatch(manifest.owner),
+            f"{manifest.owner!r} is no agent's name: a-z, 0-9, - and _, at most 40",
+        ),
+        (manifest.owner in (*SERVICES, "operator"), f"{manifest.owner} is part of the station; name the agent outside"),
+        (manifest.prober not in SERVICES, f"{manifest.prober!r} is no service; guardian looks at the work of others"),
+        (
+            manifest.undo_by not in (manifest.owner, STATION_UNDOES),
+            f"undo_by is the owner or {STATION_UNDOES}, not {manifest.undo_by!r}",
+        ),
+        (manifest.start_level > Level.GUIDE, "it starts at GUIDE at most; EXECUTE is earned"),
+        (manifest.start_level > manifest.max_level, "it can't start above its max_level"),
+        (manifest.expires_at is None, "it needs an expires_at"),
+        (
+            manifest.not_before is not None
+            and manifest.expires_at is not None
+            and manifest.not_before >= manifest.expires_at,
+            "it expires before it begins",
+        ),
+        (manifest.serial < 1, "its serial is 1 or more"),
+        (manifest.every_pulse, "an outside program is not scheduled by its manifest; add an objective"),
+        (not 1 <= manifest.ttl_seconds <= 86400, "ttl_seconds is 1 to 86400"),
+        (not 1 <= manifest.max_attempts <= 10, "max_attempts is 1 to 10"),
+        (manifest.per_pulse < 1 or manifest.per_day < 1, "a budget is 1 or more"),
+        (len(manifest.paths) > MAX_PATHS, f"it names more than {MAX_PATHS} paths"),
+        (bool(manifest.paths) and manifest.effects == "none", "it declares paths to change, and effects none"),
+        (not all(map(_WORD.fullmatch, manifest.procedures)), "a procedure is a short word"),
+    )
+    for broken, why in rules:
+        if broken:
+            return why
+    if bad_path is not None:
+        return f"{bad_path[0]} can't be declared: {bad_path[1]}"
+    wild = next((path for path in manifest.paths if str(Path(path)) != path or "{" in path), None)
+    return "" if wild is None else f"{wild!r} is not written plainly; name the folder in full"
+
+
+def _shape(raw: Any) -> None:
+    """Types as written, before anything is converted. Raises InvalidInput that names the key."""
+    if not isinstance(raw, dict):
+        raise InvalidInput("a domain manifest is a JSON object")
+    for key, value in raw.items():
+        kind = _TYPES.get(key)
+        if kind is None:
+            raise InvalidInput(f"domain manifest: unknown key {key[:60]!r}; remove it")
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise InvalidInput(f"domain manifest: {key} has the wrong type")
+        if isinstance(value, str) and (len(value) > 2000 or not value.isprintable()):
+            raise InvalidInput(f"domain manifest: {key} is not plain text of at most 2,000 characters")
+    for key in ("procedures", "probes", "paths"):
+        if not all(isinstance(each, str) for each in raw.get(key, ())):
+            raise InvalidInput(f"domain manifest: {key} is a list of texts")
+    if not all(isinstance(each, str) for each in raw.get("params", {}).values()):
+        raise InvalidInput("domain manifest: params map texts to texts")
+    for key, known, whole in (("limits", _LIMITS, False), ("budget", {"per_pulse", "per_day"}, True)):
+        for name, value in raw.get(key, {}).items():
+            fits = type(value) is int or (type(value) is float and not whole)
+            if name not in known or not fits or not 0 < value < 1e9:
+                raise InvalidInput(f"domain manifest: {key} can't hold {name[:60]} {value!r}")
+
+
+def verify(raw: bytes, trusted: Trusted, layout: Layout, builtin: Mapping[str, DomainManifest]) -> DomainManifest:
+    """The manifest in an envelope, with who signed it. Raises BadSignature, InvalidInput, Refused."""
+    sealed = unseal(raw, PAYLOAD_TYPE, trusted)
+    return replace(read_manifest(sealed.payload, layout, builtin), signed_by=sealed.signer.fingerprint)
+
+
+class DomainBook(Mapping[str, DomainManifest]):
+    """A live mapping: read again when a file or key changes. An iterator sees the domains as they were at its start.
+
+    A domain may appear or vanish between two looks: use `get`. `faults` says which files are left out, and why.
+    Thread-safe.
+    """
+
+    def __init__(self, layout: Layout, builtin: Mapping[str, DomainManifest], clock: Clock) -> None:
+        self._layout, self._builtin, self._clock = layout, dict(builtin), clock
+        self._folder, self._keys = layout.admitted, layout.operator_keys
+        self._lock = threading.Lock()
+        self._seen: object = None
+        self._domains: dict[str, DomainManifest] = dict(builtin)
+        self._faults: dict[str, str] = {}
+
+    def __getitem__(self, domain: str) -> DomainManifest:
+        return self.now()[domain]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.now())
+
+    def __len__(self) -> int:
+        return len(self.now())
+
+    @property
+    def faults(self) -> Mapping[str, str]:
+        """File name → why it counts for nothing."""
+        self.now()
+        return self._faults
+
+    def now(self) -> Mapping[str, DomainManifest]:
+        """All of them at one moment; it does not change any more."""
+        with self._lock:
+            seen = (_seen(self._folder, ".json"), _seen(self._keys, ".pub"))
+            if seen != self._seen:
+                self._read()
+                self._seen = seen
+            return self._domains
+
+    def admitted(self) -> tuple[DomainManifest, ...]:
+        """Those of outside programs."""
+        return tuple(each for each in self.now().values() if each.signed_by)
+
+    def folders(self, undo_by: str = "") -> list[Path]:
+        """Folders that admitted domains declare (only those whose undo is this agent's, if named), as far as they are
+        there and still are what was declared: none that became a link. In time or not: what was done can be undone."""
+        declared = {
+            Path(path) for each in self.admitted() if not undo_by or each.undo_by == undo_by for path in each.paths
+        }
+        return sorted(path for path in declared if path.is_dir() and path.resolve() == path)
+
+    def out_of_time(self, domain: str) -> str:
+        """Why its dates keep it from running now; empty when they don't. Raises KeyError."""
+        return self[domain].out_of_time(self._clock.now())
+
+    def _read(self) -> None:
+        trusted = trusted_keys(self._keys)
+        domains, faults = dict(self._builtin), {f"keys/operators/{name}": why for name, why in trusted.faults.items()}
+        try:
+            names = sorted(path.name for path in self._folder.iterdir() if path.suffix == ".json")
+        except FileNotFoundError:
+            names = []
+        except OSError as error:
+            names, faults[str(self._folder)] = [], f"can't be listed: {error.strerror}"
+        for name in names[MAX_DOMAINS:]:
+            faults[name] = f"more than {MAX_DOMAINS} domains"
+        for name in names[:MAX_DOMAINS]:
+            try:
+                raw = read_plain(self._folder / name, MAX_BYTES)
+                manifest = verify(raw, trusted, self._layout, self._builtin)
+                if f"{manifest.domain}.json" != name:
+                    raise Refused(f"it is the manifest of {manifest.domain}")
+                domains[manifest.domain] = manifest
+            except CalyxError as error:
+                faults[name] = error.message
+            except OSError as error:
+                faults[name] = f"can't be read: {error.strerror or error}"
+        self._domains, self._faults = domains, faults
+
+
+def _seen(folder: Path, suffix: str) -> object:
+    """What changes when something in the folder does."""
+    try:
+        found = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(suffix):
+                    stat = entry.stat(follow_symlinks=False)
+                    found.append((entry.name, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_size))
+        return sorted(found)
+    except OSError as error:
+        return error.errno
