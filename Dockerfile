@@ -23,6 +23,7 @@ WORKDIR /app
 COPY chassis chassis
 COPY services services
 COPY cli cli
+COPY calyx_agent calyx_agent
 COPY protos/gen protos/gen
 COPY deploy/domains deploy/domains
 COPY deploy/playbooks deploy/playbooks
@@ -30,7 +31,7 @@ COPY deploy/containers deploy/containers
 COPY pyproject.toml .
 # The root file system is read-only at run time: compile now.
 RUN python3 deploy/containers/describe.py pyproject.toml . \
- && python3 -m compileall -q chassis services cli protos/gen
+ && python3 -m compileall -q chassis services cli calyx_agent protos/gen
 
 FROM ${PYTHON_IMAGE}
 RUN groupadd --gid 10001 calyx \
