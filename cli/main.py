@@ -19,6 +19,7 @@ from cli import (
     killswitch,
     kpis,
     ladder,
+    mcp,
     memory,
     objectives,
     pulses,
@@ -55,7 +56,7 @@ app = typer.Typer(
 )
 for each in (
     station, objectives, pulses, tasks, ladder, domains, memory, resources, healing, trends, kpis, killswitch, audit,
-    diagnostics,
+    diagnostics, mcp,
 ):  # fmt: skip
     each.register(app)
 
