@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from huey import SqliteHuey  # type: ignore[import-not-found,unused-ignore] # only in .venv-bench; it ships no types
+from huey import SqliteHuey  # type: ignore[import-not-found,import-untyped,unused-ignore] # only in .venv-bench; it ships no types
 
 from bench.peers.window import tell
 
