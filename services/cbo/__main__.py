@@ -8,6 +8,7 @@ from calyx.cbo.v1 import cbo_pb2_grpc
 
 from chassis.audit import Audit
 from chassis.clock import SystemClock
+from chassis.domain_book import DomainBook
 from chassis.domains import load_domains
 from chassis.errors import CalyxError, Unavailable
 from chassis.exchange.files import FilesExchange
@@ -48,7 +49,7 @@ def main() -> None:
             ids=RandomIds(),
             exchange=exchange,
             sign=Signer.load(station.secrets / "grant.key").sign,
-            domains=load_domains(DEPLOY / "domains"),
+            domains=DomainBook(layout, load_domains(DEPLOY / "domains"), clock),
             policy=Policy.load(settings.policy_file or SHIPPED),
             peers=peers_over(channels, identity.station_id),
             audit=Audit(layout.audit("cbo"), clock, "cbo"),

@@ -1,12 +1,14 @@
 """What the parts of the CBO share: who and where we are, the ports, the stores, the knobs."""
 
+import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from chassis.audit import Audit
-from chassis.clock import Clock, iso
+from chassis.canonical import Json
+from chassis.clock import Clock, iso, parse_iso
 from chassis.domains import DomainManifest
 from chassis.exchange.manifest import Manifest
 from chassis.exchange.port import Exchange
@@ -15,7 +17,7 @@ from chassis.killswitch import KillSwitch
 from chassis.layout import Layout
 from services.cbo.consents import Consents
 from services.cbo.ladder import Ladder
-from services.cbo.policy import Policy
+from services.cbo.policy import Policy, Ruling
 from services.cbo.ports import Peers
 from services.cbo.posterior import Posterior
 from services.cbo.rows import posterior_from_row
@@ -86,6 +88,24 @@ class Beliefs:
         )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approval:
+    """A person's yes to one edition of a signed domain manifest."""
+
+    digest: str
+    serial: int
+    signed_by: str
+    by: str
+    at: datetime
+
+    def to_json(self) -> Json:
+        return {**{name: getattr(self, name) for name in self.__dataclass_fields__}, "at": iso(self.at)}
+
+    @classmethod
+    def from_json(cls, value: Json) -> "Approval":
+        return cls(**{**value, "at": parse_iso(value["at"])})
+
+
 def no_fault(_point: str) -> None:
     """Nothing goes wrong here."""
 
@@ -113,6 +133,17 @@ class Bridge:
     consents: Consents
     options: Options
     fault: Callable[[str], None] = no_fault
+
+    def approved(self, domain: str) -> Approval | None:
+        """Which edition of an outside program's domain a person approved; None for built-in ones and unknown ones."""
+        text = self.store.fact(f"domain:{domain}")
+        return None if text is None else Approval.from_json(json.loads(text))
+
+    def ruling(self, manifest: DomainManifest, owner: str = "") -> Ruling:
+        """What the policy says now about this manifest, its tasks done by `owner`."""
+        approval = self.approved(manifest.domain) if manifest.signed_by else None
+        digest = "" if approval is None else approval.digest
+        return self.policy.ruling(manifest, owner=owner, approved=digest, now=self.clock.now())
 
     def revoked(self, domain: str) -> str:
         """Why a domain was withdrawn; empty if it was not."""

@@ -12,6 +12,7 @@ from chassis.clock import iso
 from chassis.domains import Level
 from chassis.errors import Drifted, InvalidInput, NotFound, Refused
 from services.cbo import objectives
+from services.cbo.admissions import Admissions
 from services.cbo.bridge import Bridge
 from services.cbo.dispatch import UNDO_GATES, Dispatcher, intake
 from services.cbo.ladder import Rung
@@ -38,6 +39,7 @@ class Desk:
 
     def __init__(self, bridge: Bridge, dispatcher: Dispatcher) -> None:
         self._bridge, self._dispatcher = bridge, dispatcher
+        self.admissions = Admissions(bridge, self.cancel)
         self._engaged = bridge.store.fact("kill_switch") == "engaged"
         self._switch = threading.Lock()
 
@@ -281,28 +283,6 @@ class Desk:
         self._bridge.ladder.force(domain, level, f"{why} (by {who})", pulse, self._bridge.clock.now())
         self._bridge.override("level.set", domain=domain, before=before.name, level=level.name, by=who, why=why)
         return self._bridge.ladder.rung(domain)
-
-    def revoke(self, domain: str, why: str, who: str) -> None:
-        if domain not in self._bridge.domains:
-            raise NotFound(f"there is no domain {domain}; `calyx ladder` shows them")
-        self._bridge.store.set_fact(f"revoked:{domain}", f"by {who}: {why or 'no reason given'}")
-        self._bridge.audit.write("domain.revoked", domain=domain, by=who, why=why)
-
-    def readmit(self, domain: str, who: str) -> str:
-        """Take a built-in, policy-pinned domain back in after it was revoked; returns its digest.
-
-        Raises Refused for any other: admitting manifests signed by an operator key is not part of this release.
-        """
-        manifest = self._bridge.domains.get(domain)
-        if manifest is None or not self._bridge.policy.ruling(manifest).allowed:
-            self._bridge.audit.write("policy.blocked", domain=domain[:120], by=who, why="not a pinned built-in domain")
-            raise Refused(
-                f"{domain[:120] or 'this manifest'} is none of the built-in domains; this release runs those only, "
-                "nothing was admitted"
-            )
-        self._bridge.store.run("fact_drop", f"revoked:{domain}")
-        self._bridge.audit.write("domain.approved", domain=domain, by=who, digest=manifest.digest)
-        return manifest.digest
 
     def set_kill_switch(self, engaged: bool, why: str, who: str) -> bool:
         """Engage (an override) or release; False when it was so before."""

@@ -15,7 +15,7 @@ from chassis.domains import Level
 from chassis.errors import Duplicate, InvalidInput, ResourceExhausted, Unavailable
 from chassis.exchange.manifest import Manifest
 from services.cbo.bridge import Bridge
-from services.cbo.gates import Gated, Question, Use, careful, evaluate
+from services.cbo.gates import Gated, Question, Use, careful, evaluate, gone
 from services.cbo.tasks import Task, seen
 
 log = structlog.get_logger(__name__)
@@ -47,7 +47,10 @@ class Dispatcher:
     def gate(self, task: Task) -> tuple[Task, Gated]:
         """Ask every gate; the task comes back at the level it may run at now. A `go` takes its share of the budget."""
         bridge = self._bridge
-        manifest = bridge.domains[task.domain]
+        manifest = bridge.domains.get(task.domain)
+        if manifest is None:
+            gated = gone(task.domain)
+            return replace(task, gates=tuple(answer.to_json() for answer in gated.answers)), gated
         standing = bridge.ladder.standing(task.domain)
         level = (
             task.level if task.approval else min(task.level, standing.level, bridge.ladder.terms(task.domain).max_level)
@@ -65,7 +68,7 @@ class Dispatcher:
             )
             question = Question(
                 kill_switch=bridge.kill_switch.why() if bridge.kill_switch.engaged() else None,
-                ruling=bridge.policy.ruling(manifest),
+                ruling=bridge.ruling(manifest, task.owner),
                 manifest=manifest,
                 revoked=bridge.revoked(task.domain),
                 procedure=task.procedure,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from chassis.canonical import Json
+from chassis.clock import iso
 from chassis.domains import DomainManifest, Level
 from chassis.errors import CalyxError
 from services.cbo.policy import Ruling
@@ -71,6 +72,13 @@ class Gated:
     reason: str
 
 
+def gone(domain: str) -> Gated:
+    """For a task whose domain is not there any more: no rule, no manifest."""
+    reason = f"there is no domain {domain} any more"
+    answer = GateAnswer(gate="manifest", answer="refuse", reason=reason)
+    return Gated(verdict="refuse", answers=(answer,), reason=f"manifest: {reason}")
+
+
 def careful(level: Level, unconfirmed: Sequence[str]) -> Level:
     """Not above GUIDE while an allowed folder waits for its first effect, which a person approves."""
     return min(level, Level.GUIDE) if unconfirmed else level
@@ -119,7 +127,11 @@ def _manifest(question: Question) -> GateAnswer:
         return GateAnswer(
             gate="manifest", answer="refuse", reason=f"{manifest.domain} declares no procedure {question.procedure!r}"
         )
-    return GateAnswer(gate="manifest", answer="pass", reason=f"serial {manifest.serial}, expires with its release")
+    if manifest.expires_at is None:
+        end = "expires with its release"
+    else:
+        end = f"signed by {manifest.signed_by}, expires {iso(manifest.expires_at)}"
+    return GateAnswer(gate="manifest", answer="pass", reason=f"serial {manifest.serial}, {end}")
 
 
 def _level(question: Question) -> GateAnswer:
@@ -129,6 +141,8 @@ def _level(question: Question) -> GateAnswer:
         return GateAnswer(gate="level", answer="refuse", reason="OBSERVE: recorded only")
     if question.level is Level.SUGGEST:
         return GateAnswer(gate="level", answer="hold", reason="SUGGEST: proposed to the person, nothing runs")
+    if question.level is Level.GUIDE and not question.manifest.rehearses:
+        return GateAnswer(gate="level", answer="hold", reason="GUIDE: it can't be rehearsed, a person is asked first")
     if question.level is Level.GUIDE and question.unconfirmed:
         reason = f"GUIDE: the first effect under {', '.join(question.unconfirmed)} needs your approval"
         return GateAnswer(gate="level", answer="pass", reason=reason)

@@ -36,7 +36,11 @@ class Changed:
 
 
 class Ladder:
-    """Reads and moves standings. Thread-safe; writes join the caller's transaction."""
+    """Reads and moves standings. Thread-safe; writes join the caller's transaction.
+
+    A domain may be admitted or vanish while the station runs: `meet` takes new ones up; what one has earned or lost
+    stays on record, so that it comes back at the level at which it went.
+    """
 
     def __init__(self, store: Store, domains: Mapping[str, DomainManifest], now: datetime) -> None:
         self._store, self._domains = store, domains
@@ -48,28 +52,43 @@ class Ladder:
                     Standing.from_json(json.loads(row["standing"])),
                     parse_iso(row["changed_at"]),
                 )
-            for name, manifest in domains.items():
-                if name not in self._standings:
-                    self._standings[name] = (first_standing(manifest), now)
-                if self._standings[name][0].digest != manifest.digest:
-                    self.take(name, Entry(pulse=self._standings[name][0].pulse, digest=manifest.digest), now)
+            self.meet(now)
+
+    def meet(self, now: datetime) -> None:
+        """Take up domains, and editions of them, that are new since the last look."""
+        for name, manifest in dict(self._domains).items():
+            with self._lock:
+                known = self._standings.get(name)
+            if known is None or known[0].digest != manifest.digest:
+                self.take(name, Entry(pulse=0 if known is None else known[0].pulse, digest=manifest.digest), now)
 
     def terms(self, domain: str) -> Terms:
-        manifest = self._domains[domain]
+        manifest = self._domains.get(domain)
+        if manifest is None:
+            return Terms(max_level=Level.OBSERVE)
         top = manifest.max_level
         return Terms(max_level=min(top, Level.GUIDE) if manifest.effects == "irreversible" else top)
 
     def standing(self, domain: str) -> Standing:
+        """Of a domain that is not there any more: its last one, and nothing at all of one that never was."""
         with self._lock:
-            return self._standings[domain][0]
+            known = self._standings.get(domain)
+        if known is not None:
+            return known[0]
+        manifest = self._domains.get(domain)
+        return first_standing(manifest) if manifest is not None else GONE
 
     def take(self, domain: str, entry: Entry, now: datetime) -> Changed | None:
         """Fold one entry in and save; says when the level changed by it.
 
         The memory copy moves at once: a caller whose transaction fails afterwards calls `reload`.
+        A domain that is not there any more keeps what it had.
         """
-        with self._lock, self._store.transaction():
-            before, changed_at = self._standings[domain]
+        manifest = self._domains.get(domain)
+        if manifest is None:
+            return None
+        with self._store.transaction(), self._lock:  # in this order: a pulse comes with its transaction open
+            before, changed_at = self._standings.setdefault(domain, (first_standing(manifest), now))
             after = step(before, entry, self.terms(domain))
             if after.level != before.level:
                 changed_at = now
@@ -82,8 +101,9 @@ class Ladder:
 
     def reload(self) -> None:
         """Back to what is saved."""
+        rows = self._store.rows("ladder")
         with self._lock:
-            for row in self._store.rows("ladder"):
+            for row in rows:
                 self._standings[row["domain"]] = (
                     Standing.from_json(json.loads(row["standing"])),
                     parse_iso(row["changed_at"]),
@@ -92,7 +112,8 @@ class Ladder:
     def rebuild(self, domain: str) -> Standing:
         """The standing folded anew from every saved entry."""
         entries = (_entry_from_json(json.loads(row["entry"])) for row in self._store.rows("ladder_entries", domain))
-        start = replace(first_standing(self._domains[domain]), digest="")
+        manifest = self._domains.get(domain)
+        start = GONE if manifest is None else replace(first_standing(manifest), digest="")
         return fold(start, entries, self.terms(domain))
 
     def force(self, domain: str, level: Level, why: str, pulse: int, now: datetime) -> Changed | None:
@@ -107,7 +128,10 @@ class Ladder:
         if domain not in self._domains:
             raise NotFound(f"there is no domain {domain}; `calyx ladder` shows them")
         with self._lock:
-            standing, changed_at = self._standings[domain]
+            known = self._standings.get(domain)
+        if known is None:
+            raise NotFound(f"{domain} is only just admitted; ask again in a second")
+        standing, changed_at = known
         terms = self.terms(domain)
         return Rung(
             domain=domain,
@@ -119,7 +143,12 @@ class Ladder:
         )
 
     def rungs(self) -> list[Rung]:
-        return [self.rung(domain) for domain in sorted(self._domains)]
+        with self._lock:
+            met = [domain for domain in sorted(self._domains) if domain in self._standings]
+        return [self.rung(domain) for domain in met]
+
+
+GONE = Standing(level=Level.OBSERVE, reason="there is no such domain any more")
 
 
 def first_standing(manifest: DomainManifest) -> Standing:

@@ -83,7 +83,7 @@ class Overseer:
             peers=peers,
             ladder=Ladder(store, domains, clock.now()),
             beliefs=Beliefs(store),
-            consents=Consents(layout, store, audit, clock),
+            consents=Consents(layout, store, audit, clock, domains),
             options=options,
             fault=fault,
         )
@@ -177,6 +177,7 @@ class Overseer:
     def reap(self) -> None:
         """The exchange's sweep, and what became of our tasks; scoring is left to the pulse."""
         self.desk.notice_kill_switch()
+        self.desk.admissions.notice()
         self.bridge.consents.notice()
         self.bridge.exchange.sweep()
         intake(self.bridge)
@@ -185,6 +186,7 @@ class Overseer:
         """One Bridge Pulse, now; the next one waits until it has ended. Returns its summary."""
         with self._one_pulse:
             self.desk.notice_kill_switch()
+            self.desk.admissions.notice()
             self.bridge.consents.notice()
             written = not self._behind or self._catch_up("the pulse broke off; the log says why")
             self._behind = True

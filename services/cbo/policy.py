@@ -1,4 +1,5 @@
-"""Deny by default: which manifests may run at all. Thin for now: the built-in ones, pinned by digest, for their owners.
+"""Deny by default: which manifests may run at all: the built-in ones, pinned by digest, for their owners, and those of
+outside programs that an operator key has signed and a person has approved, in exactly that edition.
 
 `python -m services.cbo.policy` prints the pins of the shipped manifests; they go into policy.json with a release.
 """
@@ -6,11 +7,13 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
 from chassis.atomic import read_json
 from chassis.canonical import canonical_json, digest
+from chassis.clock import iso
 from chassis.domains import DomainManifest, load_domains
 from chassis.layout import DEPLOY
 
@@ -52,9 +55,19 @@ class Policy:
     def _deny(cls, why: str) -> Self:
         return cls(pins={}, digest="", broken=why)
 
-    def ruling(self, manifest: DomainManifest) -> Ruling:
+    def ruling(
+        self, manifest: DomainManifest, *, owner: str = "", approved: str = "", now: datetime | None = None
+    ) -> Ruling:
+        """May this manifest run? `owner`: who would do the task, if not the manifest's own. `approved`: the digest of
+        the edition that a person approved; without it and `now`, nothing from outside may."""
         if self.broken:
             return Ruling(allowed=False, reason=f"denied: {self.broken}")
+        if owner and owner != manifest.owner:
+            return Ruling(
+                allowed=False, reason=f"denied: {manifest.domain} is {manifest.owner}'s by now, not {owner}'s"
+            )
+        if manifest.signed_by:
+            return _admitted(manifest, approved, now)
         pinned = self.pins.get((manifest.domain, manifest.owner))
         if pinned is None:
             return Ruling(allowed=False, reason=f"denied: no rule allows {manifest.domain} to {manifest.owner}")
@@ -65,6 +78,19 @@ class Policy:
                 f"({manifest.digest[:12]} instead of {pinned[:12]})",
             )
         return Ruling(allowed=True, reason=f"built-in, pinned {pinned[:12]}, owner {manifest.owner}")
+
+
+def _admitted(manifest: DomainManifest, approved: str, now: datetime | None) -> Ruling:
+    edition = f"edition {manifest.serial} of {manifest.domain}, signed by {manifest.signed_by}"
+    if approved != manifest.digest:
+        return Ruling(allowed=False, reason=f"denied: {edition}, is not what a person approved")
+    if now is None or manifest.expires_at is None:
+        return Ruling(allowed=False, reason=f"denied: {edition}, has no known end")
+    if why := manifest.out_of_time(now):
+        return Ruling(allowed=False, reason=f"denied: {edition}, {why}")
+    return Ruling(
+        allowed=True, reason=f"admitted: {edition}, approved, until {iso(manifest.expires_at)}, owner {manifest.owner}"
+    )
 
 
 def pins_of(domains: Mapping[str, DomainManifest]) -> bytes:

@@ -1,7 +1,6 @@
 """CboService: decode → ask → encode."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -164,13 +163,19 @@ class CboServicer(cbo_pb2_grpc.CboServiceServicer):
         return pb.SetLevelResponse(entry=self._rung(rung))
 
     async def ApproveDomain(self, request: pb.ApproveDomainRequest, context: Any) -> pb.ApproveDomainResponse:
-        domain = _named(request.envelope_json)
-        digest = await self._executor.run(self._overseer.desk.readmit, domain, caller())
-        return pb.ApproveDomainResponse(domain=domain, manifest_digest=digest)
+        approve = self._overseer.desk.admissions.approve
+        manifest = await self._executor.run(approve, request.envelope_json, caller())
+        return pb.ApproveDomainResponse(domain=manifest.domain, manifest_digest=manifest.digest)
 
     async def RevokeDomain(self, request: pb.RevokeDomainRequest, context: Any) -> pb.RevokeDomainResponse:
-        await self._executor.run(self._overseer.desk.revoke, request.domain, request.why, caller())
+        revoke = self._overseer.desk.admissions.revoke
+        await self._executor.run(revoke, request.domain, request.why, caller())
         return pb.RevokeDomainResponse(domain=request.domain)
+
+    async def ListDomains(self, request: pb.ListDomainsRequest, context: Any) -> pb.ListDomainsResponse:
+        found = await self._executor.run(self._overseer.desk.admissions.listed)
+        station = str(self._overseer.bridge.layout.root)
+        return pb.ListDomainsResponse(domains=[wire.domain_to_wire(each, station) for each in found])
 
     async def SetKillSwitch(self, request: pb.SetKillSwitchRequest, context: Any) -> pb.SetKillSwitchResponse:
         changed = await self._executor.run(self._overseer.desk.set_kill_switch, request.engaged, request.why, caller())
@@ -221,8 +226,8 @@ class CboServicer(cbo_pb2_grpc.CboServiceServicer):
     def _unreachable(self, rung: Rung) -> str:
         """Which limit of the manifest keeps even good runs from passing, judged by the last one."""
         last = self._overseer.last_scores.get(rung.domain)
-        manifest = self._overseer.bridge.domains[rung.domain]
-        return unreachable_because(last, manifest.limits) if last is not None else ""
+        manifest = self._overseer.bridge.domains.get(rung.domain)
+        return unreachable_because(last, manifest.limits) if last is not None and manifest is not None else ""
 
 
 def _limit(asked: int, usual: int, most: int) -> int:
@@ -230,11 +235,3 @@ def _limit(asked: int, usual: int, most: int) -> int:
         raise InvalidInput("a limit is not negative")
     return min(asked or usual, most)
 
-
-def _named(envelope_json: str) -> str:
-    """The domain an envelope is about: for a built-in one `{"domain": "…"}` is enough, the policy pins the rest."""
-    try:
-        value = json.loads(envelope_json)
-        return str(value.get("domain", ""))
-    except (ValueError, AttributeError) as error:
-        raise InvalidInput("the envelope is not a JSON object") from error

@@ -12,6 +12,7 @@ from chassis.clock import parse_iso
 from chassis.domains import Level
 from chassis.errors import InvalidInput
 from chassis.rpc.figures import figure_ok, figure_unknown
+from services.cbo.admissions import Listed
 from services.cbo.desk import Undone
 from services.cbo.kpis import Kpi
 from services.cbo.ladder import Rung
@@ -153,6 +154,22 @@ def rung_to_wire(rung: Rung, hint: str = "") -> pb.LadderEntry:
         frozen=standing.frozen,
         next=f"{rung.decision.next}; {hint}" if hint else rung.decision.next,
         changed_at=stamp(rung.changed_at),
+    )
+
+
+def domain_to_wire(listed: Listed, station: str) -> pb.Domain:
+    each = listed.manifest
+    return pb.Domain(
+        domain=each.domain,
+        title=each.title,
+        owner=each.owner,
+        effects=each.effects,
+        manifest_digest=each.digest,
+        source=each.signed_by or "built-in",
+        blocked=listed.blocked,
+        expires_at=stamp(each.expires_at),
+        paths=[path.replace("{station}", station) for path in each.paths],
+        serial=each.serial,
     )
 
 

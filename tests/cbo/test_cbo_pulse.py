@@ -469,14 +469,14 @@ def test_a_missing_policy_denies_everything_with_the_reason(new_station: NewStat
 
 
 def test_a_revoked_domain_runs_nothing_until_it_is_readmitted(station: Station) -> None:
-    station.cbo.desk.revoke("diagnostics", "noisy", "operator")
+    station.cbo.desk.admissions.revoke("diagnostics", "noisy", "operator")
     station.pulse()
     assert station.done == []
-    station.cbo.desk.readmit("diagnostics", "operator")
+    station.cbo.desk.admissions.approve('{"domain": "diagnostics"}', "operator")
     station.pulse()
     assert len(station.done) == 1
     with pytest.raises(Refused):
-        station.cbo.desk.readmit("aviation", "operator")
+        station.cbo.desk.admissions.approve('{"domain": "aviation"}', "operator")
 
 
 def test_only_one_cbo_holds_a_station(station: Station) -> None:
