@@ -31,7 +31,7 @@ def declared_roots(layout: Layout, domains: Iterable[DomainManifest], agent: str
 
 
 class LeaseFile:
-    """The governor's sleep leases as another agent on the same volume sees them: read again when the file changes.
+    """The governor's leases as another agent on the same volume sees them: read again when the file changes.
 
     No file is no lease. An unreadable one puts everything to sleep: in doubt, no work.
     """
@@ -43,11 +43,22 @@ class LeaseFile:
         self._unreadable = ""
 
     def __call__(self, target: str) -> LeaseView | None:
+        """The sleep lease on this agent or domain, if any."""
         self._refresh()
         if self._unreadable:
             return LeaseView(kind="sleep", target=target, reason=self._unreadable)
+        return self._find("sleep", target)
+
+    def throttle(self, target: str) -> LeaseView | None:
+        """The throttle lease on it, if any."""
+        self._refresh()
+        return self._find("throttle", target)
+
+    def _find(self, kind: str, target: str) -> LeaseView | None:
         now = self._clock.now()
-        return next((each for each in self._leases if each.target == target and _holds(each, now)), None)
+        return next(
+            (each for each in self._leases if (each.kind, each.target) == (kind, target) and _holds(each, now)), None
+        )
 
     def _refresh(self) -> None:
         try:
@@ -62,9 +73,9 @@ class LeaseFile:
                     target=lease["target"],
                     until=parse_iso(lease["expires_at"]),
                     reason=lease["reason"],
+                    share=lease["share"],
                 )
                 for lease in leases
-                if lease["kind"] == "sleep"
             ]
             self._seen, self._unreadable = seen, ""
         except FileNotFoundError:

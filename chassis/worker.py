@@ -39,6 +39,8 @@ class LeaseView:
     target: str
     until: datetime | None = None
     reason: str = ""
+    share: float | None = None
+    """Of throttles: how much of the usual rate is left."""
 
 
 def no_leases(_target: str) -> LeaseView | None:

@@ -1,7 +1,7 @@
 """Who calls: bearer tokens, known by their hash only, and what each caller may."""
 
 import hmac
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from contextvars import ContextVar, Token
 from pathlib import Path
 from typing import Self
@@ -13,6 +13,23 @@ from chassis.identity import load_callers
 _caller: ContextVar[str] = ContextVar("calyx_caller", default="")
 
 SCHEME = "Bearer "
+
+AGENT = "agent"
+"""The class of callers that allow-lists name for everybody who joined: `agent:<name>`."""
+
+Joined = Callable[[str], str]
+"""sha256 (hex) of a token → the name of the outside agent whose good token it is; empty: nobody's."""
+
+
+def agent_caller(name: str) -> str:
+    """How an outside agent is called among callers; no station caller's name has a colon."""
+    return f"{AGENT}:{name}"
+
+
+def agent_of(name: str) -> str:
+    """The agent behind a caller's name; empty for everybody else."""
+    kind, _, agent = name.partition(":")
+    return agent if kind == AGENT else ""
 
 
 def caller() -> str:
@@ -26,20 +43,23 @@ def set_caller(name: str) -> Token[str]:
 
 
 class Callers:
-    """The known callers. Comparison takes the same time whether and where a token differs."""
+    """The known callers. Comparison takes the same time whether and where a token differs.
 
-    def __init__(self, hashes: Mapping[str, str]) -> None:
-        self._hashes = dict(hashes)
+    `joined` knows the outside agents; only the CBO's server has it, so elsewhere their tokens are nobody's.
+    """
+
+    def __init__(self, hashes: Mapping[str, str], joined: Joined | None = None) -> None:
+        self._hashes, self._joined = dict(hashes), joined
 
     @classmethod
-    def load(cls, secrets_dir: Path) -> Self:
+    def load(cls, secrets_dir: Path, joined: Joined | None = None) -> Self:
         """From `callers.json`. Raises NotFound, Damaged."""
-        return cls(load_callers(secrets_dir))
+        return cls(load_callers(secrets_dir), joined)
 
     @classmethod
-    def of_tokens(cls, tokens: Mapping[str, str]) -> Self:
+    def of_tokens(cls, tokens: Mapping[str, str], joined: Joined | None = None) -> Self:
         """From caller → token."""
-        return cls({name: sha256_hex(token.encode()) for name, token in tokens.items()})
+        return cls({name: sha256_hex(token.encode()) for name, token in tokens.items()}, joined)
 
     def identify(self, authorization: str) -> str:
         """The caller whose token is in the `authorization` header. Raises Unauthenticated."""
@@ -53,12 +73,14 @@ class Callers:
             raise Unauthenticated("the token is empty; it never is one of this station")
         given = sha256_hex(token.encode(errors="replace"))
         found = [name for name, digest in self._hashes.items() if hmac.compare_digest(given, digest)]
+        if not found and self._joined is not None and (agent := self._joined(given)):
+            return agent_caller(agent)
         if not found:
             raise Unauthenticated("this token belongs to nobody on this station")
         return found[0]
 
 
 def permit(name: str, service: str, method: str, allow: Mapping[str, Set[str]]) -> None:
-    """Raise PermissionDenied unless `name` is on the method's list; a method without a list is for nobody."""
-    if name not in allow.get(method, frozenset()):
+    """Raise PermissionDenied unless `name` (or its class, `agent`) is on the list; without a list it is for nobody."""
+    if (AGENT if agent_of(name) else name) not in allow.get(method, frozenset()):
         raise PermissionDenied(f"{name} may not call {service}/{method}", caller=name, method=method)

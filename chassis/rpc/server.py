@@ -20,7 +20,7 @@ from chassis.clock import Clock, iso
 from chassis.errors import CalyxError
 from chassis.executor import Executor, ThreadExecutor
 from chassis.periodic import Periodic, PeriodicThreads
-from chassis.rpc.auth import Callers
+from chassis.rpc.auth import Callers, Joined
 from chassis.rpc.gate import Gate
 from chassis.settings import ServiceSettings, StationSettings, host_port
 
@@ -178,6 +178,7 @@ def run_service(
     on_stop: Callable[[], None] | None = None,
     extra: Callable[[], Awaitable[None]] | None = None,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
+    joined: Joined | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT. A port that can't be bound ends the process with status 1 and one line.
 
@@ -187,7 +188,7 @@ def run_service(
     layout = station.layout
     calyx_logging.configure(service, station.log_level, station.log_format, layout.logs / f"{service}.log")
     try:
-        callers = Callers.load(station.secrets)
+        callers = Callers.load(station.secrets, joined)
         failed = asyncio.run(
             _serve(
                 service,

@@ -1,9 +1,11 @@
 """`python -m services.cbo`: reads the settings and wires the overseer."""
 
+import asyncio
 import os
 from importlib.metadata import version
 
 import prometheus_client
+from calyx.agent.v1 import agent_pb2_grpc
 from calyx.cbo.v1 import cbo_pb2_grpc
 
 from chassis.audit import Audit
@@ -21,8 +23,9 @@ from chassis.layout import DEPLOY
 from chassis.rpc.client import connect
 from chassis.rpc.server import Served, run_service
 from chassis.settings import StationSettings, load
-from services.cbo import servicer
+from services.cbo import agent_servicer, servicer
 from services.cbo.bridge import Options
+from services.cbo.joining import LEASE_SECONDS
 from services.cbo.metrics import PulseMetrics
 from services.cbo.overseer import Overseer
 from services.cbo.peers import peers_over
@@ -37,9 +40,8 @@ def main() -> None:
     clock = SystemClock()
     try:
         identity = load_identity(layout)
-        exchange = FilesExchange(
-            layout.svf, clock, Verifier(layout.keys / "grant.pub").valid, KillSwitch(layout.kill_switch)
-        )
+        valid = Verifier(layout.keys / "grant.pub").valid
+        exchange = FilesExchange(layout.svf, clock, valid, KillSwitch(layout.kill_switch), lease_seconds=LEASE_SECONDS)
         channels = {name: connect(name, station, "cbo") for name in ("memory", "governor", "guardian", "analytics")}
         overseer = Overseer(
             layout=layout,
@@ -53,6 +55,7 @@ def main() -> None:
             policy=Policy.load(settings.policy_file or SHIPPED),
             peers=peers_over(channels, identity.station_id),
             audit=Audit(layout.audit("cbo"), clock, "cbo"),
+            valid=valid,
             options=Options(
                 pulse_interval_seconds=settings.pulse_interval_seconds,
                 keep_pulses=settings.keep_pulses,
@@ -65,6 +68,11 @@ def main() -> None:
         raise SystemExit(f"cbo: can't start: {error}") from error
     overseer.watch(PulseMetrics(overseer, prometheus_client.REGISTRY).ended)
     executor = ThreadExecutor("cbo", threads=4)
+    outside = ThreadExecutor("cbo-agents", threads=4)  # their own, so that no agent keeps a person waiting
+
+    def close() -> None:
+        outside.close()
+        overseer.close()
 
     began = clock.monotonic()
     patience_seconds = 60.0 + 3 * settings.pulse_interval_seconds
@@ -88,13 +96,20 @@ def main() -> None:
                 cbo_pb2_grpc.add_CboServiceServicer_to_server,
                 servicer.CboServicer(overseer, executor),
                 servicer.ALLOW,
-            )
+            ),
+            Served(
+                agent_servicer.FULL_NAME,
+                agent_pb2_grpc.add_AgentServiceServicer_to_server,
+                agent_servicer.AgentServicer(overseer, outside, asyncio.sleep),
+                agent_servicer.ALLOW,
+            ),
         ],
         checks={"store": serves},
         periodics=overseer.periodics(settings.reap_seconds),
         clock=clock,
         executor=executor,
-        on_stop=overseer.close,
+        on_stop=close,
+        joined=overseer.agents.identify,
     )
 
 

@@ -87,22 +87,15 @@ class Desk:
         if task.approved_as:
             return bridge.store.task(task.approved_as)
         if task.state == "proposed":
-            raise Refused(f"{task_id} is a suggestion, nothing was rehearsed; raise {task.domain} to GUIDE first")
-        if task.state != "rehearsed":
-            why = f" ({task.why})" if task.why else ""
-            raise Refused(f"{task_id} is {task.state}{why}; only a rehearsal is approved")
-        if not task.scored:
-            raise Refused(f"{task_id} has not been probed yet; the next pulse does it")
-        if not plan_digest:
-            raise InvalidInput("name the plan_digest you saw; `calyx task show` has it")
-        if plan_digest != task.plan_digest:
-            raise Drifted(f"the plan of {task_id} is {task.plan_digest[:12]}, not {plan_digest[:12]}; nothing was done")
+            self._askable(task, plan_digest)
+        else:
+            self._approvable(task, plan_digest)
         second = replace(
             task,
             id=approved_id(task.id),
             state="ready",
             rehearsal=False,
-            rehearsal_of=task.id,
+            rehearsal_of=task.id if task.state == "rehearsed" else "",
             approval=who,
             approved_as="",
             ended_pulse_id="",
@@ -133,6 +126,50 @@ class Desk:
             self._dispatcher.send([second])
         return bridge.store.task(second.id)
 
+    def _approvable(self, task: Task, plan_digest: str) -> None:
+        """A rehearsed plan, and the one that the person saw."""
+        if task.state != "rehearsed":
+            why = f" ({task.why})" if task.why else ""
+            raise Refused(f"{task.id} is {task.state}{why}; only a rehearsal is approved")
+        if not task.scored:
+            raise Refused(f"{task.id} has not been probed yet; the next pulse does it")
+        if not plan_digest:
+            raise InvalidInput("name the plan_digest you saw; `calyx task show` has it")
+        if plan_digest != task.plan_digest:
+            raise Drifted(f"the plan of {task.id} is {task.plan_digest[:12]}, not {plan_digest[:12]}; nothing was done")
+
+    def _askable(self, task: Task, plan_digest: str) -> None:
+        """A proposal that nobody can rehearse: then the yes is to the task itself, and there is no plan to name."""
+        manifest = self._bridge.domains.get(task.domain)
+        if manifest is None or manifest.rehearses or task.level is not Level.GUIDE:
+            raise Refused(f"{task.id} is a suggestion, nothing was rehearsed; raise {task.domain} to GUIDE first")
+        if plan_digest:
+            raise InvalidInput(f"{task.id} was not rehearsed, so it has no plan; approve it without a plan_digest")
+
+    def requeue(self, task_id: str, who: str) -> Task:
+        """A dead task gets one more attempt under its own id; a score that it had goes into the audit log.
+
+        Raises Refused for what is not dead, or whose time is over.
+        """
+        bridge = self._bridge
+        task = bridge.store.task(task_id)
+        if task.state != "dead":
+            raise Refused(f"{task_id} is {task.state}; only a dead task is requeued")
+        manifest = bridge.exchange.get(task.id).manifest
+        if manifest is None:
+            raise Refused(f"the exchange no longer keeps {task_id}; submit its objective again")
+        if bridge.clock.now() >= manifest.expires_at:
+            raise Refused(f"the time of {task_id} ended at {iso(manifest.expires_at)}; submit its objective again")
+        bridge.audit.write("task.requeued", task=task.id, domain=task.domain, by=who, tes=task.tes, was=task.why)
+        bridge.store.run("task_requeued", task.id)
+        again = bridge.exchange.requeue(task.id)
+        if again:
+            bridge.store.run("task_requeued", task.id)  # once more: the reaper may have seen it dead in between
+        intake(bridge, [bridge.store.task(task.id)])
+        if not again:
+            raise Refused(f"the exchange does not take {task_id} back: {bridge.store.task(task_id).why or 'no grant'}")
+        return bridge.store.task(task.id)
+
     def reject(self, task_id: str, why: str, who: str) -> Task:
         """No. Not an override."""
         task = self._bridge.store.task(task_id)
@@ -152,7 +189,9 @@ class Desk:
         if task.state == "cancelled":
             return task
         reason = f"cancelled by {who}" + (f": {why}" if why else "")
-        if task.state in ("held", "proposed") or (task.state == "ready" and task.dispatched_at is None):
+        if (task.state in ("held", "proposed") and not task.approved_as) or (
+            task.state == "ready" and task.dispatched_at is None
+        ):
             bridge.store.answer_task(task, "cancelled", reason)
             bridge.audit.write("task.cancelled", task=task_id, by=who, why=why)
             return bridge.store.task(task_id)
@@ -241,7 +280,7 @@ class Desk:
                 id=undo_id(task.id, len(earlier) + 1, dry_run=dry_run),
                 domain=task.domain,
                 procedure=task.procedure,
-                owner=task.owner,
+                owner=self._undoer(task),
                 state="ready",
                 level=Level.EXECUTE,
                 created_at=bridge.clock.now(),
@@ -262,7 +301,7 @@ class Desk:
                 break
             if bridge.clock.monotonic() >= ends:
                 return Undone(
-                    done=False, detail=f"{task.owner} has not answered yet; it goes on", steps=(), task_id=undo.id
+                    done=False, detail=f"{undo.owner} has not answered yet; it goes on", steps=(), task_id=undo.id
                 )
             bridge.clock.wait(POLL_SECONDS)
         ack = kept.ack or {}
@@ -272,6 +311,11 @@ class Desk:
             steps=tuple(_step(each) for each in ack.get("effects", ())),
             task_id=undo.id,
         )
+
+    def _undoer(self, task: Task) -> str:
+        """Who did it, unless its domain names another (whose journal has the effects)."""
+        manifest = self._bridge.domains.get(task.domain)
+        return task.owner if manifest is None or manifest.undo_by == manifest.owner else manifest.undo_by
 
     # levels, domains, kill switch
 

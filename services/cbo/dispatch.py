@@ -16,7 +16,7 @@ from chassis.errors import Duplicate, InvalidInput, ResourceExhausted, Unavailab
 from chassis.exchange.manifest import Manifest
 from services.cbo.bridge import Bridge
 from services.cbo.gates import Gated, Question, Use, careful, evaluate, gone
-from services.cbo.tasks import Task, seen
+from services.cbo.tasks import OPEN, Task, seen
 
 log = structlog.get_logger(__name__)
 
@@ -129,6 +129,7 @@ class Dispatcher:
         now = bridge.clock.now()
         domain = bridge.domains.get(task.domain)
         ttl = UNDO_TTL_SECONDS if task.undo_of or domain is None else domain.ttl_seconds
+        ttl = ttl if task.ttl_seconds is None else min(ttl, task.ttl_seconds)
         return Manifest(
             station_id=bridge.station_id,
             task_id=task.id,
@@ -155,11 +156,11 @@ class Dispatcher:
         )
 
 
-def intake(bridge: Bridge) -> None:
-    """Follow the exchange for every open task that was dispatched, in one commit."""
+def intake(bridge: Bridge, only: Sequence[Task] | None = None) -> None:
+    """Follow the exchange for every open task that was dispatched (or for these), in one commit."""
     moves = []
-    for task in bridge.store.tasks("tasks_open"):
-        if task.dispatched_at is None:
+    for task in bridge.store.tasks("tasks_open") if only is None else only:
+        if task.dispatched_at is None or task.state not in OPEN:
             continue
         move = seen(bridge.exchange.get(task.id))
         if move.lost:
@@ -176,6 +177,12 @@ def intake(bridge: Bridge) -> None:
             moved = bridge.store.move_task(task, move, bridge.clock.now())
             if moved and task.undo_of and move.ack is not None and move.ack.get("status") == "undone":
                 mark_undone(bridge, task)
+
+
+def follow(bridge: Bridge, task: Task) -> Task:
+    """The task as the exchange has it now."""
+    intake(bridge, [task])
+    return bridge.store.task(task.id)
 
 
 def mark_undone(bridge: Bridge, undo: Task) -> None:

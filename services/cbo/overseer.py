@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from chassis.agent import LeaseFile
 from chassis.audit import Audit
 from chassis.canonical import Json, canonical_json
 from chassis.clock import Clock, iso, parse_iso
@@ -20,10 +21,12 @@ from chassis.killswitch import KillSwitch
 from chassis.layout import Layout
 from chassis.periodic import Periodic
 from services.cbo import record
+from services.cbo.agents import Registry
 from services.cbo.bridge import Beliefs, Bridge, Options, no_fault
 from services.cbo.consents import Consents
 from services.cbo.desk import Desk
 from services.cbo.dispatch import Dispatcher, intake
+from services.cbo.joining import Joining
 from services.cbo.kpis import Kpi
 from services.cbo.ladder import Ladder
 from services.cbo.meter import Meter
@@ -39,6 +42,11 @@ log = structlog.get_logger(__name__)
 
 HOURLY = ("metrics_summary", "log_rotation")
 """Built-in domains that come up by themselves every hour."""
+
+
+def granted(manifest: Manifest) -> bool:
+    """Whether there is a grant at all; a service verifies the signature (`Verifier.valid`)."""
+    return bool(manifest.grant)
 
 
 class Overseer:
@@ -63,6 +71,7 @@ class Overseer:
         audit: Audit,
         options: Options | None = None,
         fault: Callable[[str], None] = no_fault,
+        valid: Callable[[Manifest], bool] = granted,
     ) -> None:
         options = options or Options()
         store = Store(layout.state("cbo"), durable=options.durable)
@@ -90,6 +99,8 @@ class Overseer:
         self._dispatcher = Dispatcher(self.bridge)
         self._meter = Meter(self.bridge)
         self.desk = Desk(self.bridge, self._dispatcher)
+        self.agents = Registry(store, clock, audit)
+        self.joining = Joining(self.bridge, self._dispatcher, self.agents, valid, LeaseFile(layout, clock))
         self._steps = Steps(self.bridge, self._dispatcher, self._meter)
         self._one_pulse = threading.Lock()
         self._behind = False
@@ -181,6 +192,7 @@ class Overseer:
         self.bridge.consents.notice()
         self.bridge.exchange.sweep()
         intake(self.bridge)
+        self.agents.flush()
 
     def run_pulse(self) -> Json:
         """One Bridge Pulse, now; the next one waits until it has ended. Returns its summary."""

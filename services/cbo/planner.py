@@ -1,10 +1,11 @@
 """Which procedure to try: Thompson sampling over posteriors, utility = success − weighted CPU and bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from chassis.canonical import Json
 from chassis.rng import Rng
+from services.cbo.ports import Outcome, Recalled
 from services.cbo.posterior import Posterior
 
 CPU_WEIGHT = 0.1
@@ -41,6 +42,28 @@ class Choice:
     prediction: float
     draws: tuple[Json, ...]
     reason: str
+
+
+def candidates(
+    domain: str, procedures: Sequence[str], recalled: Sequence[Recalled], belief: Callable[[str], Posterior]
+) -> list[Candidate]:
+    """Each procedure with what is known of it. Rehearsals say nothing about effects and do not count."""
+
+    def count(procedure: str, outcome: Outcome) -> int:
+        return sum(
+            each.domain == domain and each.procedure == procedure and each.outcome == outcome and not each.rehearsal
+            for each in recalled
+        )
+
+    return [
+        Candidate(
+            procedure=each,
+            posterior=belief(each),
+            recalled_successes=count(each, "success"),
+            recalled_failures=count(each, "failure"),
+        )
+        for each in procedures
+    ]
 
 
 def choose(candidates: Sequence[Candidate], rng: Rng) -> Choice:

@@ -19,11 +19,11 @@ from services.cbo.gates import Gated
 from services.cbo.kpis import Kpi
 from services.cbo.meter import Meter
 from services.cbo.objectives import Objective
-from services.cbo.planner import Candidate, Choice, choose
+from services.cbo.planner import Choice, candidates, choose
 from services.cbo.ports import Capacity, Health, Incident, Recalled, Trends
 from services.cbo.posterior import NO_CALIBRATION, Calibration
 from services.cbo.store import pulse_id
-from services.cbo.tasks import OPEN, Task, task_id
+from services.cbo.tasks import OPEN, STATE_OF, Task, task_id
 
 log = structlog.get_logger(__name__)
 
@@ -233,8 +233,9 @@ class Steps:
         return Planned(task=task, gated=gated, new=True)
 
     def _already_proposed(self, objective: Objective, domain: str) -> bool:
-        """At SUGGEST one proposal waits; it is not made again while it does."""
-        if self._bridge.ladder.standing(domain).level is not Level.SUGGEST:
+        """Where a person is asked before anything runs, one proposal waits; it is not made again while it does."""
+        level = self._bridge.ladder.standing(domain).level
+        if level is not Level.SUGGEST and (level is not Level.GUIDE or self._bridge.domains[domain].rehearses):
             return False
         return any(row["state"] == "proposed" for row in self._bridge.store.rows("tasks_proposed", objective.id))
 
@@ -250,39 +251,17 @@ class Steps:
     def _choose(
         self, domain: str, procedures: tuple[str, ...], recalled: tuple[Recalled, ...], now: datetime, rng: Rng
     ) -> Choice:
-        """Rehearsals among the recalled ones say nothing about effects and do not count."""
-        count = {
-            (procedure, outcome): sum(
-                each.domain == domain and each.procedure == procedure and each.outcome == outcome and not each.rehearsal
-                for each in recalled
-            )
-            for procedure in procedures
-            for outcome in ("success", "failure")
-        }
-        return choose(
-            [
-                Candidate(
-                    procedure=procedure,
-                    posterior=self._bridge.beliefs.of(domain, procedure, now),
-                    recalled_successes=count[procedure, "success"],
-                    recalled_failures=count[procedure, "failure"],
-                )
-                for procedure in procedures
-            ],
-            rng,
-        )
+        known = candidates(domain, procedures, recalled, lambda each: self._bridge.beliefs.of(domain, each, now))
+        return choose(known, rng)
 
     def _keep(self, planned: Planned, now: datetime) -> None:
         store, task = self._bridge.store, planned.task
-        state = {"go": "ready", "hold": "held", "propose": "proposed", "refuse": "rejected", "record": "rejected"}
-        target = state[planned.gated.verdict]
+        target = STATE_OF[planned.gated.verdict]
         if not planned.new:
             store.run("task_gated", target, json.dumps(task.gates), planned.gated.reason, task.id, task.state)
             return
         if planned.gated.verdict != "record":
-            store.add_task(
-                replace(task, state=target, why="" if target == "ready" else planned.gated.reason)  # type: ignore[arg-type]  # one of the table above
-            )
+            store.add_task(replace(task, state=target, why="" if target == "ready" else planned.gated.reason))
         store.run("objective_planned", iso(now), task.domain, task.objective_id)
 
     # Act

@@ -48,7 +48,7 @@ def task_to_row(task: Task) -> dict[str, Any]:
 _PLAIN = (
     "id", "domain", "procedure", "owner", "state", "objective_id", "objective", "attempt", "rehearsal_of",
     "plan_digest", "approval", "approved_as", "undo_of", "prediction", "pulse_id", "ended_pulse_id", "probe_tries",
-    "tes", "tes_note", "stability", "why",
+    "tes", "tes_note", "stability", "why", "source", "ttl_seconds",
 )  # fmt: skip
 
 

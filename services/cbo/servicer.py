@@ -177,6 +177,24 @@ class CboServicer(cbo_pb2_grpc.CboServiceServicer):
         station = str(self._overseer.bridge.layout.root)
         return pb.ListDomainsResponse(domains=[wire.domain_to_wire(each, station) for each in found])
 
+    async def InviteAgent(self, request: pb.InviteAgentRequest, context: Any) -> pb.InviteAgentResponse:
+        agent, token = await self._executor.run(
+            self._overseer.agents.invite, request.agent, tuple(request.domains), request.renew, caller()
+        )
+        return pb.InviteAgentResponse(agent=wire.agent_to_wire(agent), token=token)
+
+    async def ListAgents(self, request: pb.ListAgentsRequest, context: Any) -> pb.ListAgentsResponse:
+        found = await self._executor.run(self._overseer.agents.all)
+        return pb.ListAgentsResponse(agents=[wire.agent_to_wire(each) for each in found])
+
+    async def RevokeAgent(self, request: pb.RevokeAgentRequest, context: Any) -> pb.RevokeAgentResponse:
+        agent = await self._executor.run(self._overseer.agents.revoke, request.agent, request.why, caller())
+        return pb.RevokeAgentResponse(agent=wire.agent_to_wire(agent))
+
+    async def RequeueTask(self, request: pb.RequeueTaskRequest, context: Any) -> pb.RequeueTaskResponse:
+        who = caller()
+        return pb.RequeueTaskResponse(task=await self._one(lambda: self._overseer.desk.requeue(request.task_id, who)))
+
     async def SetKillSwitch(self, request: pb.SetKillSwitchRequest, context: Any) -> pb.SetKillSwitchResponse:
         changed = await self._executor.run(self._overseer.desk.set_kill_switch, request.engaged, request.why, caller())
         return pb.SetKillSwitchResponse(engaged=self._overseer.bridge.kill_switch.engaged(), changed=changed)

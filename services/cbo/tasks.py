@@ -36,6 +36,11 @@ TRANSITIONS: Mapping[str, frozenset[str]] = {
 OPEN: tuple[State, ...] = ("held", "waiting", "ready", "claimed")
 """Not ended; its objective makes no further task meanwhile."""
 
+STATE_OF: Mapping[str, State] = {
+    "go": "ready", "hold": "held", "propose": "proposed", "refuse": "rejected", "record": "rejected",
+}  # fmt: skip
+"""What the gates said → where a task stands then."""
+
 _ACKED: Mapping[str, State] = {
     "rehearsed": "rehearsed", "done": "done", "no_work": "done", "failed": "failed", "expired": "expired",
     "cancelled": "cancelled", "undone": "done",
@@ -80,6 +85,10 @@ class Task:
     ack: Json | None = None
     why: str = ""
     remembered: bool = False
+    source: str = ""
+    """Who wished for it: agent:<name> or inbox; empty for what the CBO planned itself."""
+    ttl_seconds: float | None = None
+    """Shorter than its domain's, if set."""
 
     @property
     def has_effects(self) -> bool:
@@ -90,6 +99,12 @@ class Task:
 def task_id(station_id: str, pulse: int, ordinal: int) -> TaskId:
     """The same for the same station, pulse and ordinal, so that a repeat is a Duplicate and not a second task."""
     return TaskId(f"t-{sha256_hex(station_id.encode())[:6]}-{pulse:09d}-{ordinal}")
+
+
+def proposed_id(station_id: str, source: str, key: str) -> TaskId:
+    """The same for the same station, proposer and key, so that a repeated proposal is the same task."""
+    of = sha256_hex("\0".join((source, key)).encode())[:20]
+    return TaskId(f"t-{sha256_hex(station_id.encode())[:6]}-p{of}")
 
 
 def approved_id(rehearsal: TaskId) -> TaskId:

@@ -13,6 +13,7 @@ from chassis.domains import Level
 from chassis.errors import InvalidInput
 from chassis.rpc.figures import figure_ok, figure_unknown
 from services.cbo.admissions import Listed
+from services.cbo.agents import Agent
 from services.cbo.desk import Undone
 from services.cbo.kpis import Kpi
 from services.cbo.ladder import Rung
@@ -185,4 +186,19 @@ def kpi_to_wire(kpi: Kpi, now: datetime) -> pb.Kpi:
 def undone_to_wire(undone: Undone) -> pb.UndoResponse:
     return pb.UndoResponse(
         done=undone.done, detail=undone.detail, steps=list(undone.steps), undo_task_id=undone.task_id
+    )
+
+
+def agent_to_wire(agent: Agent) -> pb.Agent:
+    return pb.Agent(
+        agent=agent.name,
+        domains=agent.domains,
+        invited_by=agent.invited_by,
+        invited_at=stamp(agent.invited_at),
+        last_seen=stamp(agent.last_seen),
+        version=agent.version,
+        capabilities=agent.capabilities,
+        revoked_at=stamp(agent.revoked_at),
+        last_report=agent.report,
+        reported_at=stamp(agent.reported_at),
     )

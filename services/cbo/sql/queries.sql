@@ -47,18 +47,18 @@ UPDATE objective SET state = 'done'
 WHERE state = 'active' AND every_pulse = 0 AND every_seconds IS NULL AND last_planned_at IS NOT NULL
   AND NOT EXISTS (
     SELECT 1 FROM task WHERE task.objective_id = objective.id
-      AND (task.state IN ('held', 'waiting', 'ready', 'claimed', 'proposed')
-           OR (task.state = 'rehearsed' AND task.approved_as = '')));
+      AND (task.state IN ('held', 'waiting', 'ready', 'claimed')
+           OR (task.state IN ('rehearsed', 'proposed') AND task.approved_as = '')));
 
 -- name: task_insert
 INSERT INTO task (id, domain, procedure, owner, state, level, created_at, objective_id, objective, params, attempt,
     rehearsal, rehearsal_of, plan_digest, approval, approved_as, undo_of, gates, prediction, choices, recalled,
     pulse_id, ended_pulse_id, dispatched_at, ended_at, scored, probe_tries, tes, tes_note, stability, ack, why,
-    remembered)
+    remembered, source, ttl_seconds)
 VALUES (:id, :domain, :procedure, :owner, :state, :level, :created_at, :objective_id, :objective, :params, :attempt,
     :rehearsal, :rehearsal_of, :plan_digest, :approval, :approved_as, :undo_of, :gates, :prediction, :choices,
     :recalled, :pulse_id, :ended_pulse_id, :dispatched_at, :ended_at, :scored, :probe_tries, :tes, :tes_note,
-    :stability, :ack, :why, :remembered)
+    :stability, :ack, :why, :remembered, :source, :ttl_seconds)
 ON CONFLICT DO NOTHING;
 -- name: task
 SELECT * FROM task WHERE id = ?;
@@ -67,7 +67,7 @@ SELECT * FROM task WHERE (?1 = '' OR state = ?1) AND (?2 = '' OR domain = ?2) OR
 -- name: tasks_open
 SELECT * FROM task WHERE state IN ('held', 'waiting', 'ready', 'claimed') ORDER BY created_at, id;
 -- name: tasks_inbox
-SELECT * FROM task WHERE (state = 'proposed' OR (state = 'rehearsed' AND scored = 1 AND approved_as = ''))
+SELECT * FROM task WHERE approved_as = '' AND (state = 'proposed' OR (state = 'rehearsed' AND scored = 1))
     AND state IN ('proposed', 'rehearsed') ORDER BY created_at DESC, id DESC LIMIT ?;
 -- name: tasks_unscored
 SELECT * FROM task INDEXED BY task_unscored WHERE scored = 0 AND state IN ('rehearsed', 'done', 'failed', 'expired', 'cancelled', 'dead')
@@ -96,7 +96,10 @@ UPDATE task SET state = ?, attempt = ?, ack = ?, why = ?, ended_at = ?,
 -- name: task_answered
 UPDATE task SET state = ?, why = ? WHERE id = ? AND state = ?;
 -- name: task_approved
-UPDATE task SET approved_as = ? WHERE id = ? AND state = 'rehearsed' AND approved_as = '';
+UPDATE task SET approved_as = ? WHERE id = ? AND state IN ('rehearsed', 'proposed') AND approved_as = '';
+-- name: task_requeued
+UPDATE task SET state = 'ready', ended_at = NULL, why = '', scored = 0, worked = 0, probe_tries = 0, tes = NULL,
+    tes_note = '', stability = NULL, remembered = 0, ended_pulse_id = '' WHERE id = ? AND state = 'dead';
 -- name: task_scored
 UPDATE task SET scored = 1, worked = ?, tes = ?, tes_note = ?, stability = ?, ended_pulse_id = ?, remembered = ? WHERE id = ? AND scored = 0;
 -- name: task_probe_tried
@@ -170,3 +173,27 @@ INSERT INTO fact (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET va
 DELETE FROM fact WHERE name = ?;
 -- name: facts_like
 SELECT name, value FROM fact WHERE name >= ?1 AND name < ?1 || char(0x10ffff) ORDER BY name LIMIT 50;
+
+-- name: agents
+SELECT * FROM agent ORDER BY name;
+-- name: agent_save
+INSERT INTO agent (name, token_sha256, domains, invited_by, invited_at, revoked_at, last_seen, version, capabilities,
+    report, reported_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET token_sha256 = excluded.token_sha256, domains = excluded.domains,
+    invited_by = excluded.invited_by, invited_at = excluded.invited_at, revoked_at = excluded.revoked_at,
+    last_seen = excluded.last_seen, version = excluded.version, capabilities = excluded.capabilities,
+    report = excluded.report, reported_at = excluded.reported_at;
+-- name: agent_claimed
+INSERT OR REPLACE INTO agent_claim (task_id, epoch, worker, claimed_at) VALUES (?, ?, ?, ?);
+-- name: agent_claim
+SELECT worker, claimed_at FROM agent_claim WHERE task_id = ? AND epoch = ?;
+-- name: agent_claims_drop
+DELETE FROM agent_claim WHERE task_id = ?;
+-- name: tasks_of_owner
+SELECT * FROM task INDEXED BY task_owner_open
+WHERE owner = ?1 AND state IN ('held', 'proposed', 'waiting', 'ready', 'claimed') AND approved_as = ''
+ORDER BY created_at DESC, id DESC LIMIT ?2;
+-- name: tasks_waiting_like
+SELECT * FROM task INDEXED BY task_proposed
+WHERE objective_id = ? AND state IN ('proposed', 'rehearsed') AND approved_as = '' ORDER BY created_at LIMIT 1;

@@ -1,0 +1,144 @@
+"""Wishes from outside become tasks: gated like any other, durable before they are sent, one task a key."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from chassis.canonical import sha256_hex
+from chassis.domains import DomainManifest
+from chassis.errors import CalyxError, InvalidInput, NotFound, PermissionDenied, Refused, ResourceExhausted
+from chassis.rng import Rng
+from services.cbo import objectives
+from services.cbo.bridge import Bridge
+from services.cbo.dispatch import Dispatcher
+from services.cbo.planner import candidates, choose
+from services.cbo.ports import Recalled
+from services.cbo.tasks import STATE_OF, Task, proposed_id
+
+MAX_OPEN = 200
+"""Tasks of one owner that have not ended; beyond them a proposal is refused, not queued."""
+MAX_KEY = 200
+MAX_PARAMS, MAX_PARAM_CHARS, MAX_PARAMS_CHARS = 64, 16_384, 65_536
+MIN_TTL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What somebody outside wants done. `source`: agent:<name> or inbox. `ttl_seconds` None: the domain's own."""
+
+    source: str
+    domain: str
+    objective: str
+    key: str
+    procedure: str = ""
+    params: Mapping[str, str] = field(default_factory=dict)
+    ttl_seconds: float | None = None
+
+
+class Proposals:
+    """Thread-safe. Nothing here is special for outside agents but the bounds: the gates are everybody's."""
+
+    def __init__(self, bridge: Bridge, dispatcher: Dispatcher) -> None:
+        self._bridge, self._dispatcher = bridge, dispatcher
+        self._turn = threading.Lock()
+
+    def make(self, wish: Wish, owner: str = "") -> Task:
+        """The task, whatever the gates made of it. `owner`: the domain has to be this agent's.
+
+        Raises InvalidInput, NotFound (no such domain), PermissionDenied (somebody else's), Refused (the same wish
+        waits for a person already), ResourceExhausted (too many open tasks).
+        """
+        bridge = self._bridge
+        _check(wish)
+        task_id = proposed_id(bridge.station_id, wish.source, wish.key)
+        if (known := bridge.store.find_task(task_id)) is not None:
+            return known
+        manifest = bridge.domains.get(wish.domain)
+        if manifest is None:
+            raise NotFound(f"there is no domain {wish.domain[:120]} on this station; sign its manifest and approve it")
+        if owner and manifest.owner != owner:
+            raise PermissionDenied(f"{wish.domain} is done by {manifest.owner}, not by {owner}")
+        self._bounded(wish, manifest)
+        made = self._planned(wish, manifest, task_id)
+        task, gated = self._dispatcher.gate(made)
+        state = STATE_OF[gated.verdict]
+        task = replace(task, state=state, why="" if state == "ready" else gated.reason)
+        with self._turn:
+            if (known := bridge.store.find_task(task_id)) is None:
+                self._bounded(wish, manifest)
+                bridge.store.add_task(task)
+        if known is not None:
+            return known
+        bridge.audit.write(
+            "policy.blocked" if gated.verdict == "refuse" else "task.proposed", task=task.id, domain=task.domain,
+            by=wish.source, state=state, why=gated.reason,
+        )  # fmt: skip
+        if state == "ready":
+            self._dispatcher.send([task])
+        return bridge.store.task(task.id)
+
+    def _bounded(self, wish: Wish, manifest: DomainManifest) -> None:
+        rows = self._bridge.store.rows("tasks_waiting_like", _objective_id(wish))
+        if rows and rows[0]["state"] == "proposed":
+            raise Refused(
+                f"the same waits for a person already as {rows[0]['id']}; wait for its answer", task=rows[0]["id"]
+            )
+        if len(self._bridge.store.rows("tasks_of_owner", manifest.owner, MAX_OPEN)) >= MAX_OPEN:
+            raise ResourceExhausted(f"{manifest.owner} has {MAX_OPEN} tasks that have not ended; nothing was taken in")
+
+    def _planned(self, wish: Wish, manifest: DomainManifest, task_id: str) -> Task:
+        """As the pulse plans: recall, a procedure by its posterior, a prediction before the act."""
+        bridge, now = self._bridge, self._bridge.clock.now()
+        params = {**manifest.params, **wish.params}
+        pinned = wish.procedure or params.get("procedure", "")
+        params.pop("procedure", None)
+        recalled = self._recall(wish)
+        choice = choose(
+            candidates(
+                manifest.domain,
+                (pinned,) if pinned else manifest.procedures,
+                recalled,
+                lambda procedure: bridge.beliefs.of(manifest.domain, procedure, now),
+            ),
+            Rng.of(bridge.station_id, task_id),
+        )
+        return Task(
+            id=proposed_id(bridge.station_id, wish.source, wish.key),
+            domain=manifest.domain,
+            procedure=choice.procedure,
+            owner=manifest.owner,
+            state="ready",
+            level=bridge.ladder.standing(manifest.domain).level,
+            created_at=now,
+            objective_id=_objective_id(wish),
+            objective=wish.objective.strip(),
+            params=params,
+            prediction=choice.prediction,
+            choices=choice.draws,
+            recalled=tuple(each.to_json() for each in recalled),
+            source=wish.source,
+            ttl_seconds=wish.ttl_seconds,
+        )
+
+    def _recall(self, wish: Wish) -> tuple[Recalled, ...]:
+        try:
+            return self._bridge.peers.memory.recall(wish.objective, wish.domain, self._bridge.options.recall_limit)
+        except CalyxError:
+            return ()  # as in a pulse: without memory the posterior alone decides
+
+
+def _objective_id(wish: Wish) -> str:
+    """One for each domain and text: a newer rehearsal of it answers the older proposal, as for a repeated objective."""
+    return f"o-p-{sha256_hex(chr(0).join((wish.domain, wish.objective.strip())).encode())[:20]}"
+
+
+def _check(wish: Wish) -> None:
+    objectives.check(wish.objective, objectives.ONCE)
+    if not wish.key.strip() or len(wish.key) > MAX_KEY:
+        raise InvalidInput(f"a proposal needs an idempotency_key of 1 to {MAX_KEY} characters")
+    if len(wish.params) > MAX_PARAMS or sum(len(k) + len(v) for k, v in wish.params.items()) > MAX_PARAMS_CHARS:
+        raise InvalidInput(f"at most {MAX_PARAMS} params of {MAX_PARAMS_CHARS} characters together are taken")
+    if any(len(value) > MAX_PARAM_CHARS for value in wish.params.values()):
+        raise InvalidInput(f"a param has at most {MAX_PARAM_CHARS} characters")
+    if wish.ttl_seconds is not None and wish.ttl_seconds < MIN_TTL_SECONDS:
+        raise InvalidInput(f"a ttl is at least {MIN_TTL_SECONDS:g} s")
