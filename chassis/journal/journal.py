@@ -12,9 +12,11 @@ from chassis.clock import Clock, iso, parse_iso
 from chassis.errors import CalyxError, NotFound, Refused
 from chassis.exchange.moves import names
 from chassis.journal import undo as way_back
+from chassis.journal import watched
 from chassis.journal.effects import Fault, Guard, JournaledEffects
 from chassis.journal.records import State, TaskJournal, TaskLog
 from chassis.journal.recovery import settle
+from chassis.journal.survey import Bounds
 from chassis.journal.targets import Consent, Locks
 
 
@@ -45,6 +47,28 @@ class Session(JournaledEffects):
         self._log.append("finished", outcome=outcome)
         self._log.close()
         self._fault("finished")
+
+
+class Watch:
+    """A program's run over declared folders: it has been looked at before; `settle` looks at it after."""
+
+    def __init__(self, log: TaskLog, fault: Fault) -> None:
+        self._log, self._fault = log, fault
+
+    def settle(self) -> tuple[Json, ...]:
+        """List what the program changed, which makes it undoable. It has to have ended."""
+        watched.settle(self._log)
+        self._fault("settled")
+        return tuple(change(entry.intent) for entry in self._log.read().standing)
+
+    def finish(self, outcome: Json) -> None:
+        """What the task is answered with."""
+        self._log.append("finished", outcome=outcome)
+        self._log.close()
+
+
+def no_guard() -> None:
+    """Where nobody has to be asked."""
 
 
 def no_fault(_step: str) -> None:
@@ -85,6 +109,32 @@ class Journal:
                     log.close()  # it changed nothing: nothing to recover
                 raise
 
+    @contextlib.contextmanager
+    def watch(
+        self, task_id: str, epoch: int, paths: Sequence[Path], bounds: Bounds | None = None, guard: Guard = no_guard
+    ) -> Iterator[Watch]:
+        """Keep all that is under these paths, then let a program change it; nobody else of the station does meanwhile.
+
+        Raises Refused, ResourceExhausted, Unavailable before the body runs; nothing was changed then. The caller
+        vouches for consent. Whoever dies in the body leaves what `recover` and `undo` need.
+        """
+        log = self._log(task_id)
+        roots = watched.roots_of(paths, self._root.resolve())
+        log.start()
+        with log.owned(), self._locks.held(roots, task_id, epoch):
+            if log.read().state != "none":
+                raise Refused(f"task {task_id} has been begun before; its program is not started twice")
+            guard()
+            log.append("begin", task_id=task_id, epoch=epoch)
+            try:
+                watched.begin(log, roots, bounds or Bounds())
+            except BaseException:
+                shutil.rmtree(log.pre, ignore_errors=True)
+                log.close()  # nothing was started: nothing to recover
+                raise
+            self._fault("watched")
+            yield Watch(log, self._fault)
+
     def status(self, task_id: str) -> TaskStatus:
         journal = self._log(task_id).read()
         changes = tuple(change(entry.intent) for entry in journal.standing)
@@ -110,6 +160,8 @@ class Journal:
             journal = log.read()
             if journal.state == "undone":
                 raise Refused(f"task {task_id} was undone meanwhile")
+            if not journal.settled:
+                watched.settle(log)  # in the journal's own folder only, so on a dry run too
             for entry in [] if dry_run else journal.half_done:
                 settle(log, entry)
             standing = log.read().standing
@@ -153,6 +205,13 @@ class Journal:
         with self._locks.held(_targets(journal), log.task_id, journal.epoch):
             for entry in journal.half_done:
                 yield settle(log, entry)
+            if not journal.settled:
+                watched.settle(log)
+                found = len(log.read().standing)
+                log.append("finished", outcome={"status": "lost", "detail": "its holder ended before it answered"})
+                log.close()
+                yield f"its program was cut short; {found} changes are listed and can be undone"
+                return
             if journal.state == "undoing":
                 self._way_back(log, journal)
                 yield "the undo that was under way is finished"
@@ -197,6 +256,8 @@ def change(intent: Json) -> Json:
         "after_sha256": after["sha256"] if after else None,
         "size_bytes": (after or before)["size"],
     }
+    if "kind" in (after or before):
+        shown["kind"] = (after or before)["kind"]
     return {**shown, "to": intent["to"]} if "to" in intent else shown
 
 
@@ -207,11 +268,15 @@ def _undoable(journal: TaskJournal) -> tuple[bool, str]:
         return False, f"task {journal.task_id} was undone already at {journal.ended_at}"
     if journal.pruned:
         return False, f"task {journal.task_id} can't be undone: {journal.pruned}"
+    if not journal.settled:
+        return True, "cut short: what it changed is listed first"
     if not journal.standing and not journal.half_done:
         return False, f"task {journal.task_id} changed nothing"
     return True, f"{len(journal.standing)} changes"
 
 
 def _targets(journal: TaskJournal) -> list[Path]:
+    if journal.watched:
+        return [Path(root) for root in journal.watched]
     found = [Path(entry.intent[key]) for entry in journal.entries for key in ("target", "to") if key in entry.intent]
     return sorted(set(found))

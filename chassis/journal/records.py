@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from chassis.atomic import append_line, fsync_dir, whole_lines
+from chassis.atomic import append_line, fsync_dir, read_json, whole_lines
 from chassis.canonical import Json, canonical_json
 from chassis.clock import Clock, iso
 from chassis.errors import InvalidInput, Unavailable
@@ -42,6 +42,10 @@ class TaskJournal:
     outcome: Json | None = None
     ended_at: str = ""
     pruned: str = ""
+    watched: tuple[str, ...] = ()
+    """The folders of a program that knows nothing of the journal (`chassis.journal.watched`)."""
+    settled: bool = True
+    """False while what such a program changed has not been listed."""
 
     @property
     def standing(self) -> list[Entry]:
@@ -67,6 +71,16 @@ class TaskLog:
     @property
     def pre(self) -> Path:
         return self.folder / "pre"
+
+    @property
+    def before(self) -> Path:
+        """What a watched program found."""
+        return self.folder / "before.json"
+
+    @property
+    def after(self) -> Path:
+        """What it changed, once settled."""
+        return self.folder / "after.json"
 
     def start(self) -> None:
         """Make the folder and the mark by which an unfinished task is found again."""
@@ -119,6 +133,12 @@ class TaskLog:
                 by_number[n].intent = {**by_number[n].intent, "after": record["after"]}
             elif kind == "commit":
                 by_number[n].committed = True
+            elif kind == "watch":
+                journal.watched, journal.settled = tuple(record["roots"]), False
+            elif kind == "settled":
+                changes = [Entry(n=each["n"], intent=each, committed=True) for each in read_json(self.after)]
+                by_number |= {entry.n: entry for entry in changes}
+                journal.entries, journal.settled = journal.entries + changes, True
             elif kind in ("rolled_back", "undid"):
                 by_number[n].dropped = True
             elif kind == "join":

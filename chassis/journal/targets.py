@@ -103,8 +103,8 @@ def _prefix(file: IO[bytes], size: int) -> str | None:
     return None if left else digest.hexdigest()
 
 
-def dress(path: Path, like: Json) -> None:
-    """Give a file the mode, owner and mtime of a snapshot, durably."""
+def dress(path: Path, like: Json, *, durable: bool = True) -> None:
+    """Give a file the mode, owner and mtime of a snapshot."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         found = os.fstat(fd)
@@ -113,7 +113,8 @@ def dress(path: Path, like: Json) -> None:
         os.fchmod(fd, like["mode"])
         if "mtime_ns" in like:
             os.utime(fd, ns=(found.st_atime_ns, like["mtime_ns"]))
-        os.fsync(fd)
+        if durable:
+            os.fsync(fd)
     finally:
         os.close(fd)
 
@@ -139,29 +140,39 @@ def stands_still(path: Path) -> None:
 
 
 class Locks:
-    """One lock per target. Its record remembers the highest epoch of each task that came to it."""
+    """One lock per target, a folder's with all that is below it. A lock's record remembers the highest epoch of each
+    task that came to it.
+    """
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         self._folder, self._clock = folder, clock
 
     @contextlib.contextmanager
     def held(self, targets: Sequence[Path], task_id: str, epoch: int) -> Iterator[None]:
-        """Hold these targets' locks. Raises LeaseLost if a later epoch of the task has been here, Unavailable."""
+        """Hold these targets' locks, and shares of their folders', so that nobody holds a whole folder meanwhile.
+
+        Raises LeaseLost if a later epoch of the task has been here, Unavailable.
+        """
+        own = {self._path(target) for target in targets}
+        shared = {self._path(folder) for target in targets for folder in target.parents} - own
         with contextlib.ExitStack() as stack:
-            paths = sorted({self._folder / hashlib.sha256(str(target).encode()).hexdigest() for target in targets})
-            for path in paths:
-                stack.enter_context(self._locked(path))
-                self._fence(path.with_suffix(".epochs"), task_id, epoch)
+            for path in sorted(own | shared):
+                stack.enter_context(self._locked(path, fcntl.LOCK_EX if path in own else fcntl.LOCK_SH))
+                if path in own:
+                    self._fence(path.with_suffix(".epochs"), task_id, epoch)
             yield
 
+    def _path(self, target: Path) -> Path:
+        return self._folder / hashlib.sha256(str(target).encode()).hexdigest()
+
     @contextlib.contextmanager
-    def _locked(self, path: Path) -> Iterator[None]:
+    def _locked(self, path: Path, how: int) -> Iterator[None]:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             deadline = self._clock.monotonic() + _LOCK_SECONDS
             while True:
                 try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(fd, how | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
                     if self._clock.monotonic() >= deadline:

@@ -8,6 +8,7 @@ from chassis.atomic import fsync_dir
 from chassis.canonical import Json
 from chassis.errors import Drifted
 from chassis.exchange.moves import move
+from chassis.journal import watched
 from chassis.journal.heirs import heir, remember
 from chassis.journal.inverse import decompressed, inverted_sha256
 from chassis.journal.join import join_back
@@ -32,16 +33,29 @@ def check(log: TaskLog, entries: list[Entry], seen: Seen) -> tuple[str, ...]:
     `seen` starts empty, or as the check of a later task left it: then that task's undo is assumed done.
     """
 
+    def inside_remade(path: Path) -> bool:
+        """Its folder will have been made again: what the path leads to now says nothing."""
+        return bool((seen.get(path.parent) or {}).get("remade"))
+
     def look(path: Path) -> Json | None:
-        return seen[path] if path in seen else snapshot(path)
+        if path in seen:
+            return seen[path]
+        return None if inside_remade(path) else snapshot(path)
 
     steps = []
     for entry in reversed(entries):
-        target = Path(entry.intent["target"])
-        stands_still(target)
-        steps.append(_CHECKS[entry.intent["op"]](log, entry, look))
+        op, target = entry.intent["op"], Path(entry.intent["target"])
+        if op != watched.PROBLEM and not inside_remade(target):
+            stands_still(target)
+        if op in watched.OPERATIONS:
+            if op == "rewrite":
+                _check_kept(log, entry)
+            gone_by_then = inside_remade(target) or (target in seen and seen[target] is None)
+            steps.append(watched.check(entry.intent, gone_by_then))
+        else:
+            steps.append(_CHECKS[op](log, entry, look))
         before = entry.intent["before"]
-        seen[target] = before if before is None else {**before, "restored": True}
+        seen[target] = before if before is None else {**before, "restored": True, "remade": op == "rmdir"}
         if entry.intent["op"] == "rotate":
             seen[Path(entry.intent["to"])] = None
     return tuple(steps)
@@ -50,7 +64,10 @@ def check(log: TaskLog, entries: list[Entry], seen: Seen) -> tuple[str, ...]:
 def act(log: TaskLog, entry: Entry, fault: Callable[[str], None]) -> None:
     """Undo one change and record it. Safe to repeat after a crash at any point."""
     fault("undo.before")
-    _ACTS[entry.intent["op"]](log, entry, fault)
+    if entry.intent["op"] in watched.OPERATIONS:
+        watched.act(log, entry.n, entry.intent)
+    else:
+        _ACTS[entry.intent["op"]](log, entry, fault)
     parent = Path(entry.intent["target"]).parent
     if parent.is_dir():
         fsync_dir(parent)
@@ -91,7 +108,7 @@ def _check_kept(log: TaskLog, entry: Entry) -> None:
 
 def _check_remove(log: TaskLog, entry: Entry, look: Look) -> str:
     target, inverse = Path(entry.intent["target"]), entry.intent.get("inverse")
-    if look(target) is not None or not target.parent.is_dir():
+    if look(target) is not None or not (target.parent.is_dir() or (look(target.parent) or {}).get("remade")):
         raise Drifted(f"something stands where {target} was removed; nothing was touched")
     if inverse is None or lexists(log.pre / str(entry.n)):
         _check_kept(log, entry)
