@@ -175,8 +175,9 @@ class Tools:
     ) -> answers.Asked:
         """Tell the person who decides why a task of yours should be approved. Use it once, if waits_for_person is true.
 
-        Your words are kept with the task; the person answers with `calyx task approve` or `calyx task reject`.
-        It only asks. Neither this nor any other tool approves anything, and there is no way for you to approve.
+        Comes back: whether a person was asked. Your words are kept with the task; the person answers with
+        `calyx task approve` or `calyx task reject`. It only asks: neither this nor any other tool approves anything,
+        and there is no way for you to approve.
         """
         with explained():
             task = answers.Task.of((await self._station.await_task(task_id=task_id, wait=0.0)).get("task") or {})
@@ -273,7 +274,7 @@ class Tools:
         detail: Annotated[str, Field(max_length=4000, description="What was done or why not, in words")] = "",
         applied: Annotated[bool, Field(description="Something outside scratch was changed")] = False,
         reverted: Annotated[bool, Field(description="What was changed has been taken back again")] = False,
-        files_changed: Annotated[int, Field(ge=0)] = 0,
+        files_changed: Annotated[int, Field(ge=0, description="How many files were changed")] = 0,
         effects: Annotated[list[Effect] | None, Field(max_length=1000, description="Each change that was made")] = None,
         claims: Annotated[
             list[Claim] | None, Field(max_length=100, description="What a prober will find if the answer is true")
