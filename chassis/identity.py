@@ -8,10 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typing import TYPE_CHECKING
 
 from chassis.atomic import fsync_dir, read_json, write_whole
 from chassis.canonical import canonical_json, sha256_hex
@@ -19,6 +16,9 @@ from chassis.clock import Clock, iso, parse_iso
 from chassis.errors import Damaged, NotFound, Unavailable
 from chassis.ids import Ids
 from chassis.layout import SERVICES, Layout
+
+if TYPE_CHECKING:  # loaded where keys are made: a command that only reads a token starts without it
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 CALLERS = (*SERVICES, "operator")
 """Everybody with a token: the six services, and the person at the command line."""
@@ -43,6 +43,9 @@ def found_station(layout: Layout, clock: Clock, ids: Ids, secrets_dir: Path | No
     Idempotent, and safe for two processes at once: each file is linked into place, and whoever comes second
     uses the first one's. Raises Unavailable when the folder can't be written.
     """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     vault = secrets_dir if secrets_dir is not None else layout.secrets
     try:
         for folder in (layout.root, vault):
@@ -112,7 +115,11 @@ def load_callers(secrets_dir: Path) -> Mapping[str, str]:
         raise Damaged(f"{path} is not a list of callers; remove it and start the station again") from error
 
 
-def _grant_key(path: Path) -> Ed25519PrivateKey:
+def _grant_key(path: Path) -> "Ed25519PrivateKey":
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -122,7 +129,9 @@ def _grant_key(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def _private_pem(key: Ed25519PrivateKey) -> bytes:
+def _private_pem(key: "Ed25519PrivateKey") -> bytes:
+    from cryptography.hazmat.primitives import serialization
+
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

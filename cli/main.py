@@ -3,6 +3,8 @@
 import inspect
 import os
 import sys
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,23 +13,6 @@ from typer.core import TyperGroup
 from typer.exceptions import Abort, Exit, TyperException
 
 from chassis.errors import CalyxError, Damaged, DeadlineExceeded, InvalidInput, NotFound, Unavailable
-from cli import (
-    audit,
-    diagnostics,
-    domains,
-    healing,
-    killswitch,
-    kpis,
-    ladder,
-    mcp,
-    memory,
-    objectives,
-    pulses,
-    resources,
-    station,
-    tasks,
-    trends,
-)
 from cli.output import note
 from cli.reach import Reach, default_root
 
@@ -46,19 +31,48 @@ class _Ordered(TyperGroup):
         return [*(n for n in _FIRST if n in names), *middle, *(n for n in _LAST if n in names)]
 
 
-app = typer.Typer(
-    name="calyx",
-    cls=_Ordered,
-    help="Station Calyx: agents act only as far as their results have earned.\n\nExample: calyx up --detach",
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for each in (
-    station, objectives, pulses, tasks, ladder, domains, memory, resources, healing, trends, kpis, killswitch, audit,
-    diagnostics, mcp,
-):  # fmt: skip
-    each.register(app)
+NOUNS: Mapping[str, tuple[str, ...]] = {
+    "station": ("up", "down", "status", "doctor"),
+    "objectives": ("objective",),
+    "pulses": ("pulse",),
+    "tasks": ("task", "inbox", "undo"),
+    "ladder": ("ladder",),
+    "domains": ("domain",),
+    "memory": ("recall", "memory"),
+    "resources": ("capacity", "governor"),
+    "healing": ("incident", "playbook", "quarantine"),
+    "trends": ("trends",),
+    "kpis": ("kpi",),
+    "killswitch": ("stop", "resume"),
+    "audit": ("audit",),
+    "diagnostics": ("export", "login-link"),
+    "mcp": ("mcp",),
+}
+"""Module of cli/ → what it registers. A command loads only its own module, so that it starts at once."""
+
+
+def build(noun: str = "") -> typer.Typer:
+    """The command line; where `noun` is known, only the part that answers it."""
+    app = typer.Typer(
+        name="calyx",
+        cls=_Ordered,
+        help="Station Calyx: agents act only as far as their results have earned.\n\nExample: calyx up --detach",
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for module in [module for module, nouns in NOUNS.items() if noun in nouns] or NOUNS:
+        import_module(f"cli.{module}").register(app)
+    _tidy(app)
+    app.callback(invoke_without_command=True)(_root)
+    return app
+
+
+def __getattr__(name: str) -> typer.Typer:
+    """`app`: the whole command line, built when somebody asks for it."""
+    if name == "app":
+        return build()
+    raise AttributeError(name)
 
 
 def _tidy(group: typer.Typer) -> None:
@@ -73,10 +87,6 @@ def _tidy(group: typer.Typer) -> None:
             _tidy(inner.typer_instance)
 
 
-_tidy(app)
-
-
-@app.callback(invoke_without_command=True)
 def _root(
     ctx: typer.Context,
     station_dir: Annotated[
@@ -104,7 +114,7 @@ def main(argv: list[str] | None = None, reach: Reach | None = None) -> int:
     """Run one command and return its exit status."""
     arguments = _station_first(list(sys.argv[1:] if argv is None else argv))
     try:
-        result = app(arguments, prog_name="calyx", standalone_mode=False, obj=reach)
+        result = build(_noun(arguments))(arguments, prog_name="calyx", standalone_mode=False, obj=reach)
         return result if isinstance(result, int) else DONE
     except Exit as end:
         return end.exit_code
@@ -133,6 +143,15 @@ def main(argv: list[str] | None = None, reach: Reach | None = None) -> int:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def _noun(arguments: list[str]) -> str:
+    """The command's first word; empty where an option stands in its place."""
+    if arguments[:1] == ["--station"]:
+        arguments = arguments[2:]
+    elif arguments and arguments[0].startswith("--station="):
+        arguments = arguments[1:]
+    return arguments[0] if arguments else ""
 
 
 def _station_first(arguments: list[str]) -> list[str]:

@@ -39,18 +39,22 @@ def _open(layout: Layout, service: str) -> "grpc.Channel":
     from chassis.errors import NotFound, Unavailable
     from chassis.identity import load_token
     from chassis.rpc.client import open_channel
-    from chassis.settings import StationSettings, load
 
-    station = load(StationSettings, "calyx")
-    embedded = endpoints(layout).get("services", {}).get(service, {}).get("grpc")
+    address = endpoints(layout).get("services", {}).get(service, {}).get("grpc")
+    vault = layout.secrets
+    if not address or any(name.startswith("CALYX_") and name != "CALYX_STATION_DIR" for name in os.environ):
+        from chassis.settings import StationSettings, load  # a tenth of a second; not where all is by default
+
+        station = load(StationSettings, "calyx")
+        address, vault = address or station.endpoint(service), station.secrets_dir or vault
     try:
-        token = load_token(station.secrets_dir or layout.secrets, CALLER)
+        token = load_token(vault, CALLER)
     except NotFound as error:
         raise Unavailable(
             f"there is no station in {layout.root}; `calyx up` makes one, --station picks another"
         ) from error
     big = EXPORT_BYTES if service == "dashboard" else 4 * 1024 * 1024
-    return open_channel(embedded or station.endpoint(service), token, timeout_seconds=10.0, max_message_bytes=big)
+    return open_channel(address, token, timeout_seconds=10.0, max_message_bytes=big)
 
 
 @dataclass

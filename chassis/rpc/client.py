@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -12,7 +12,9 @@ from chassis.identity import load_token
 from chassis.rpc import deadline
 from chassis.rpc.auth import SCHEME
 from chassis.rpc.status import from_rpc_error
-from chassis.settings import StationSettings
+
+if TYPE_CHECKING:
+    from chassis.settings import StationSettings
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 IDEMPOTENT_PREFIXES = ("Get", "List", "Recall", "Probe", "Verify", "Stats", "Record", "Watch")
@@ -144,7 +146,7 @@ def open_channel(
     return ServiceChannel(inner, address, token, timeout_seconds, clock or SystemClock(), jitter)
 
 
-def connect(service: str, station: StationSettings, caller: str, *, timeout_seconds: float = 5.0) -> ServiceChannel:
+def connect(service: str, station: "StationSettings", caller: str, *, timeout_seconds: float = 5.0) -> ServiceChannel:
     """A channel to a service of this station, as `caller`. Raises NotFound when there is no token for it."""
     return open_channel(station.endpoint(service), load_token(station.secrets, caller), timeout_seconds=timeout_seconds)
 

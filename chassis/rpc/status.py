@@ -2,14 +2,12 @@
 
 import secrets
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
-import structlog
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped] # it ships no types
 
 from chassis.errors import FALLBACK, KINDS, CalyxError, Internal
-
-log = structlog.get_logger(__name__)
 
 DOMAIN = "calyx.station"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -52,7 +50,7 @@ def from_wire(wire: WireError) -> CalyxError:
     try:
         status.ParseFromString(wire.details)
     except Exception:  # a proxy may put anything there; then the code alone decides
-        log.warning("status details could not be read", code=wire.code.name)
+        _log().warning("status details could not be read", code=wire.code.name)
         status.Clear()
     for packed in status.details:
         info = error_details_pb2.ErrorInfo()
@@ -80,8 +78,15 @@ def from_rpc_error(error: grpc.RpcError) -> CalyxError:
 
 def _unforeseen(error: BaseException) -> Internal:
     error_id = "err-" + secrets.token_hex(6)
-    log.error("unforeseen error", error_id=error_id, exc_info=error)
+    _log().error("unforeseen error", error_id=error_id, exc_info=error)
     return Internal(f"the service failed on this request; its log explains {error_id}", error_id=error_id)
+
+
+def _log() -> Any:
+    """Loaded when there is something to say: a command starts without it."""
+    import structlog
+
+    return structlog.get_logger(__name__)
 
 
 def _short(text: str, room: int) -> str:
