@@ -274,9 +274,9 @@ def reaper(plan: Plan, name: str) -> None:
 def plant(bug: str) -> None:
     """Break the product in this process."""
     if bug == "fence":
-        Locks._fence = lambda *_: None  # type: ignore[method-assign]  # the bug
+        Locks._fence = lambda *_: None  # type: ignore[method-assign, assignment]  # the bug
     elif bug == "lock":
-        Locks._locked = lambda *_: contextlib.nullcontext()  # type: ignore[method-assign]  # the bug
+        Locks._locked = lambda *_: contextlib.nullcontext()  # type: ignore[method-assign, assignment]  # the bug
     elif bug == "noreplace":
         moves._RENAME_NOREPLACE = 0
 
