@@ -226,8 +226,12 @@ class Tools:
 
         Comes back: the task and its mode. rehearse: change nothing, find out what you would change. perform: do it.
         undo: take back what undo_of did. From then on this server sends the heartbeats; you ack when you are done.
-        A task that you do not ack is given to somebody else, and claimed is false when none was ready.
+        A task that you do not ack is given to somebody else. claimed is false when none was ready. Claiming a task
+        that you hold gives the same answer again.
         """
+        found = self._keeper.find(task_id) if task_id else None
+        if isinstance(found, Held):  # asked again, perhaps because the first answer was lost
+            return advice.claimed(found, "", self._keeper.every_seconds)
         held, reason = None, ""
         async for part in _parts(ctx, wait_seconds, "waiting for a task that is ready"):
             with explained():

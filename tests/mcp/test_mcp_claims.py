@@ -25,6 +25,17 @@ def test_a_silent_model_loses_no_lease(session: Session) -> None:
     session(body)
 
 
+def test_a_claim_whose_answer_was_lost_can_be_asked_for_again(session: Session) -> None:
+    async def body(at: Desk) -> None:
+        at.station.add("t-1")
+        first = await at.ok("claim")
+        assert [each["task_id"] for each in (await at.ok("status"))["held"]] == ["t-1"]
+        assert await at.ok("claim", task_id="t-1") == first
+        assert len(at.station.made("claim")) == 1
+
+    session(body)
+
+
 def test_heartbeats_end_with_the_ack(session: Session) -> None:
     async def body(at: Desk) -> None:
         at.station.add("t-1")
