@@ -16,6 +16,7 @@ from chassis.killswitch import KillSwitch
 from chassis.layout import SERVICES, Layout
 from chassis.rpc.auth import Callers
 from services.dashboard.access import LoginLinks, Sessions, host_allowed
+from services.dashboard.agent_api import Relay
 from services.dashboard.answers import Answers, questions
 from services.dashboard.board import Board, together
 from services.dashboard.desk import Desk
@@ -243,6 +244,7 @@ def bench(
     allowed_hosts: Iterable[str] = (),
     environment: dict[str, str] | None = None,
     known_secrets: tuple[str, ...] = (),
+    agents: Relay | None = None,
 ) -> Bench:
     clock = clock or (station.clock if station else VirtualClock())
     station = station or FakeStation(clock)
@@ -281,6 +283,7 @@ def bench(
         clock=clock,
         version="0.1.0",
         station_id=STATION_ID,
+        agents=agents,
     )
     return Bench(
         station=station, clock=clock, layout=layout, at=at, answers=answers, app=create_app(at), counted=counted
