@@ -10,12 +10,11 @@ from typing import Annotated, Any, Literal
 
 from mcp.server.mcpserver import Context
 from mcp_types import ToolAnnotations
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from calyx_agent import AsyncClient
-from chassis.canonical import digest, sha256_hex
-from cli.mcp import advice, answers
-from cli.mcp.answers import Json
+from chassis.canonical import sha256_hex
+from cli.mcp import advice, answers, given
 from cli.mcp.failures import explained, refused
 from cli.mcp.keeper import Held, Keeper
 
@@ -26,36 +25,6 @@ TaskId = Annotated[
     str, Field(min_length=1, max_length=120, pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Id of a task")
 ]
 Statuses = Literal["rehearsed", "done", "no_work", "failed", "cancelled", "undone", "give_back"]
-
-
-class _Given(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class PlannedChange(_Given):
-    """One change that a rehearsal found it would make."""
-
-    op: Literal["create", "replace", "remove", "rotate"]
-    target: str = Field(max_length=4096, description="Absolute path")
-    before_sha256: str | None = Field(default=None, description="Of the content now; null: there is no file")
-    after_sha256: str | None = Field(default=None, description="Of the content then; null: there will be no file")
-    size_bytes: int = Field(default=0, ge=0)
-
-
-class Effect(_Given):
-    """One change that was made."""
-
-    op: Literal["create", "replace", "remove", "rotate", "other"]
-    target: str = Field(max_length=4096, description="What was changed; an absolute path for files")
-    note: str = Field(default="", max_length=500)
-
-
-class Claim(_Given):
-    """What an independent prober will find if the answer is true."""
-
-    kind: str = Field(max_length=40, description="As the domain's probes name it, e.g. file_digest")
-    target: str = Field(max_length=4096)
-    expect: str = Field(max_length=4096)
 
 
 class Tools:
@@ -179,9 +148,9 @@ class Tools:
         `calyx task approve` or `calyx task reject`. It only asks: neither this nor any other tool approves anything,
         and there is no way for you to approve.
         """
-        with explained():
-            task = answers.Task.of((await self._station.await_task(task_id=task_id, wait=0.0)).get("task") or {})
-            if task.waits_for_person:
+        task = await self._look(task_id, "", 0.0)
+        if task.waits_for_person:
+            with explained():
                 await self._station.report(text=f"asks for approval: {why}", task_id=task_id)
         return answers.Asked(
             asked=task.waits_for_person,
@@ -202,16 +171,13 @@ class Tools:
         Comes back: approved (claim run_task_id), rejected, ended, not_needed, or waiting. On waiting call it again,
         now or after a restart: the question does not get lost. Changes nothing, and never answers for the person.
         """
-        seen, asked, task = "", False, answers.Task.of({"task_id": task_id})
-        async for part in _parts(ctx, wait_seconds, f"waiting for a person's answer about {task_id}"):
-            with explained():
-                said = await self._station.await_task(task_id=task_id, seen_state=seen, wait=part)
-            task = answers.Task.of(said.get("task") or {})
-            seen, asked = task.state, asked or task.waits_for_person
-            if not task.waits_for_person:
-                break
-            if task.approved_as:
-                break
+        task = await self._look(task_id, "", 0.0)
+        asked = task.waits_for_person
+        if asked:
+            async for part in _parts(ctx, wait_seconds, f"waiting for a person's answer about {task_id}"):
+                task = await self._look(task_id, task.state, part)
+                if not task.waits_for_person:
+                    break
         return advice.approval(task, asked=asked)
 
     async def claim(
@@ -275,16 +241,19 @@ class Tools:
                 "the order stop), undone (mode undo), or give_back (nothing was done: let it be tried again later)"
             ),
         ],
-        detail: Annotated[str, Field(max_length=4000, description="What was done or why not, in words")] = "",
+        detail: Annotated[str, Field(max_length=2000, description="What was done or why not, in words")] = "",
         applied: Annotated[bool, Field(description="Something outside scratch was changed")] = False,
         reverted: Annotated[bool, Field(description="What was changed has been taken back again")] = False,
         files_changed: Annotated[int, Field(ge=0, description="How many files were changed")] = 0,
-        effects: Annotated[list[Effect] | None, Field(max_length=1000, description="Each change that was made")] = None,
+        effects: Annotated[
+            list[given.Effect] | None, Field(max_length=1000, description="Each change that was made")
+        ] = None,
         claims: Annotated[
-            list[Claim] | None, Field(max_length=100, description="What a prober will find if the answer is true")
+            list[given.Claim] | None, Field(max_length=100, description="What a prober will find if the answer is true")
         ] = None,
         plan: Annotated[
-            list[PlannedChange] | None, Field(max_length=1000, description="With rehearsed: each change you would make")
+            list[given.PlannedChange] | None,
+            Field(max_length=1000, description="With rehearsed: each change you would make"),
         ] = None,
         cost: Annotated[dict[str, float] | None, Field(description="cpu_seconds, bytes_written and the like")] = None,
     ) -> answers.Acked:
@@ -310,8 +279,8 @@ class Tools:
                 held,
                 {
                     "status": status, "detail": detail, "files_changed": files_changed, "applied": applied,
-                    "reverted": reverted, "cost": cost, **_planned(plan), "effects_json": _list(effects),
-                    "claims_json": _list(claims),
+                    "reverted": reverted, "cost": cost, **given.planned(plan), "effects_json": given.listed(effects),
+                    "claims_json": given.listed(claims),
                 },
             )  # fmt: skip
         recorded, on_record = bool(said.get("recorded")), str(said.get("status") or "")
@@ -334,6 +303,11 @@ class Tools:
             await self._station.report(text=text, task_id=task_id)
         return answers.Reported(next="Go on.")
 
+    async def _look(self, task_id: str, seen_state: str, wait_seconds: float) -> answers.Task:
+        with explained():
+            said = await self._station.await_task(task_id=task_id, seen_state=seen_state, wait=wait_seconds)
+        return answers.Task.of(said.get("task") or {})
+
 
 async def _parts(ctx: Context[Any, Any], wait_seconds: float, message: str) -> AsyncIterator[float]:
     """The waits that one long wait is made of, at least one, with progress told between them."""
@@ -345,14 +319,3 @@ async def _parts(ctx: Context[Any, Any], wait_seconds: float, message: str) -> A
         if waited >= wait_seconds:
             return
         await ctx.report_progress(waited, wait_seconds, message)
-
-
-def _planned(plan: list[PlannedChange] | None) -> Json:
-    if plan is None:
-        return {}
-    changes = [each.model_dump() for each in plan]
-    return {"plan_json": json.dumps({"changes": changes, "notes": ""}), "plan_digest": digest(changes)}
-
-
-def _list(given: list[Effect] | list[Claim] | None) -> str:
-    return json.dumps([each.model_dump() for each in given]) if given else ""

@@ -73,7 +73,8 @@ def test_the_whole_way_from_status_to_ack(session: Session) -> None:
         acked = await at.ok(
             "ack", task_id=task["task_id"], status="done", detail="sorted", applied=True, files_changed=2,
             effects=[{"op": "create", "target": "/srv/inbox/a"}],
-            claims=[{"kind": "file_digest", "target": "/srv/inbox/a", "expect": DIGEST}], cost={"cpu_seconds": 0.1},
+            claims=[{"kind": "file_digest", "target": "/srv/inbox/a", "expect": {"sha256": DIGEST}}],
+            cost={"cpu_seconds": 0.1},
         )  # fmt: skip
         assert (acked["status"], acked["recorded"]) == ("done", True)
         sent = at.station.acks[task["task_id"]]
@@ -104,7 +105,7 @@ def test_a_rehearsal_sends_its_plan_with_the_digest_that_a_person_approves(sessi
 @pytest.mark.parametrize(
     ("change", "answer", "run"),
     [
-        ({"approved_as": "t-2"}, "approved", "t-2"),
+        ({"approved_as": "t-2", "waits_for_person": False, "ended": True}, "approved", "t-2"),
         ({"state": "rejected", "ended": True, "waits_for_person": False}, "rejected", ""),
         ({"state": "expired", "ended": True, "waits_for_person": False}, "ended", ""),
         ({"state": "ready", "waits_for_person": False}, "approved", "t-1"),
