@@ -1,9 +1,11 @@
 """Who holds a task, and how it leaves their hands: claimed, answered once, or given back."""
 
+import contextlib
 import json
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -12,10 +14,13 @@ from chassis.canonical import canonical_json
 from chassis.clock import Clock, iso
 from chassis.errors import AlreadyAcked, CalyxError, InvalidInput, LeaseLost
 from chassis.exchange import rules
+from chassis.exchange.commits import Commits, Record
+from chassis.exchange.cursor import Cursor
+from chassis.exchange.dependants import Dependants
 from chassis.exchange.folder import MAX_ACK_BYTES, Folder, Place, Ungranted, move_into, there
 from chassis.exchange.manifest import TASK_ID, Ack, AckStatus, Manifest, TaskId
-from chassis.exchange.moves import Unfit, names, read_regular, write_new
-from chassis.exchange.port import Claim
+from chassis.exchange.moves import Unfit, names, read_regular, remove, write_new
+from chassis.exchange.port import Claim, Holder
 from chassis.killswitch import KillSwitch
 
 
@@ -28,10 +33,14 @@ class Custody:
         clock: Clock,
         kill_switch: KillSwitch,
         alive: Callable[[str], None],
+        commits: Commits,
     ) -> None:
         self._folder, self._clock, self._kill_switch, self._alive = folder, clock, kill_switch, alive
-        self._root = folder.root
-        self._lock = threading.RLock()
+        self._root, self._commits = folder.root, commits
+        self._dependants = Dependants(folder, self._go_on)
+        self._turns = [threading.RLock() for _ in range(64)]
+        self._no_undo: set[str] = set()  # names seen while the kill switch was engaged
+        self._cursors: dict[Path, Cursor] = {}
 
     def give_back(self, worker: str) -> None:
         """The worker is dead for certain: publish the acks it had committed, return the rest at once."""
@@ -41,26 +50,30 @@ class Custody:
             if place is not None:
                 self.send_back(place, "its holder is gone", 0.0)
 
-    def claim(self, pool: str, worker: str, n: int = 1) -> list[Claim]:
+    def claim(self, pool: str, worker: str, n: int = 1, holder: Holder | None = None) -> list[Claim]:
         if not TASK_ID.fullmatch(pool) or not TASK_ID.fullmatch(worker):
             raise InvalidInput("a pool and a worker are named like task ids")
         claims: list[Claim] = []
         stopped: bool | None = None
+        if len(self._no_undo) > 200_000:
+            self._no_undo.clear()
         for priority in self._folder.priorities(pool):
             folder = self._root / "ready" / pool / priority
-            for name in names(folder):
-                if len(claims) >= n:
-                    return claims
+            for name in self._cursors.setdefault(folder, Cursor(folder)).names():
                 if stopped is None:
                     stopped = self._kill_switch.engaged()
+                if stopped and name in self._no_undo:
+                    continue
                 place = self._folder.parse("ready", folder / name)
                 if place is None:
                     self._folder.set_aside(folder / name, "its name is no task's")
                 elif not stopped or self._is_undo(place):
-                    claims += self._take(place, pool, worker)
+                    claims += self._take(place, pool, worker, holder)
+                    if len(claims) >= n:
+                        return claims
         return claims
 
-    def claim_one(self, pool: str, worker: str, task_id: TaskId) -> list[Claim]:
+    def claim_one(self, pool: str, worker: str, task_id: TaskId, holder: Holder | None = None) -> list[Claim]:
         """That very task, if it is ready in this pool."""
         if not all(TASK_ID.fullmatch(each) for each in (pool, worker, task_id)):
             raise InvalidInput("a pool, a worker and a task are named like task ids")
@@ -71,15 +84,18 @@ class Custody:
         place = Place(state="ready", task_id=task_id, epoch=epoch, path=self._folder.ready(manifest, epoch))
         if not there(place.path) or (self._kill_switch.engaged() and not self._is_undo(place)):
             return []
-        return self._take(place, pool, worker)
+        return self._take(place, pool, worker, holder)
 
     def _is_undo(self, place: Place) -> bool:
         try:
-            return bool(self._folder.genuine(place, place.path.parent.parent.name).undo_of)
+            undo = bool(self._folder.genuine(place, place.path.parent.parent.name).undo_of)
         except (Unfit, FileNotFoundError):
             return False
+        if not undo:
+            self._no_undo.add(place.path.name)
+        return undo
 
-    def _take(self, place: Place, pool: str, worker: str) -> list[Claim]:
+    def _take(self, place: Place, pool: str, worker: str, holder: Holder | None) -> list[Claim]:
         self._alive(worker)
         mine = self._folder.claimed(worker, place.task_id, place.epoch)
         try:
@@ -99,6 +115,8 @@ class Custody:
         if self.expired(manifest):
             self.answer(taken, manifest, "expired", "its time ran out before anyone took it")
             return []
+        if holder is not None:
+            write_json(mine.with_suffix(".holder"), asdict(holder), durable=False)
         return [Claim(manifest=manifest, epoch=place.epoch, worker=worker)]
 
     def genuine(self, place: Place, pool: str | None = None) -> Manifest | None:
@@ -119,7 +137,8 @@ class Custody:
 
     def _tidy(self, place: Place) -> None:
         """Remove what lay beside a claim that is no more."""
-        place.path.with_suffix(".hb").unlink(missing_ok=True)
+        for suffix in (".hb", ".holder"):
+            remove(place.path.with_suffix(suffix))
 
     def expired(self, manifest: Manifest) -> bool:
         now = self._clock.now()
@@ -148,24 +167,32 @@ class Custody:
             os.close(fd)
 
     def ack(self, claim: Claim, ack: Ack) -> None:
-        """The rename to done is the fence; before it nothing is recorded, after it the ack will be."""
+        """The rename to done is the fence; what passed it is promised in the log, and only then published and told."""
         task_id = claim.manifest.task_id
         if (ack.task_id, ack.epoch) != (task_id, claim.epoch):
             raise InvalidInput("the ack names another task or epoch than the claim")
         held = self._folder.claimed(claim.worker, task_id, claim.epoch)
-        pending = self._folder.claimed(claim.worker, task_id, claim.epoch, "ack")
-        with self._lock:
+        pending, body = held.with_suffix(".ack"), canonical_json(ack.to_json())
+        with self._turns[hash(task_id) % len(self._turns)]:
             if not there(held):
                 raise self._not_ours(task_id, claim.epoch)
-            pending.unlink(missing_ok=True)  # of an attempt that failed before the fence
-            write_new(pending, canonical_json(ack.to_json()))
-            fsync_dir(pending.parent)
+            self._commits.ready(len(body))
+            remove(pending)  # of an attempt that failed before the fence
+            write_new(pending, body)
+            done = self._folder.done(ack)
             try:
-                move_into(held, self._folder.done(ack))
+                move_into(held, done)
             except FileNotFoundError:
-                pending.unlink(missing_ok=True)
+                remove(pending)
                 raise self._not_ours(task_id, claim.epoch) from None
-            self._publish_ack(pending, ack)
+            try:
+                with self._commits.promise([Record(kind="A", body=body)]):
+                    self._publish_ack(pending, ack, body)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    move_into(done, held)  # still ours, and not answered: it can be tried again
+                raise
+        self._dependants.ended(task_id)
 
     def _not_ours(self, task_id: TaskId, epoch: int) -> CalyxError:
         known = self._folder.read_ack(task_id)
@@ -173,54 +200,65 @@ class Custody:
             return AlreadyAcked(f"task {task_id} has its ack ({known.status}); this one was not recorded")
         return LeaseLost(f"task {task_id} is no longer held at epoch {epoch}; nothing was recorded")
 
-    def _publish_ack(self, pending: Path, ack: Ack) -> None:
-        record = self._folder.record(ack.task_id)
-        record.mkdir(parents=True, exist_ok=True)
-        try:
+    def _publish_ack(self, pending: Path, ack: Ack, body: bytes) -> None:
+        answer = self._folder.record(ack.task_id) / "ack.json"
+        while not self._same(answer, body):
             try:
-                (record / "ack.json").hardlink_to(pending)
-            except FileExistsError:
-                if not self._same(record / "ack.json", pending):  # we passed the fence, so this is another hand's
-                    self._folder.set_aside(record / "ack.json", "an ack by somebody who did not hold the task")
-                    (record / "ack.json").hardlink_to(pending)
-        except (FileExistsError, FileNotFoundError):
-            known = self._folder.read_ack(ack.task_id)  # the reaper may have finished it for us
-            if known is None or (known.agent, known.epoch) != (ack.agent, ack.epoch):
-                raise
-        fsync_dir(self._folder.done(ack).parent)
-        fsync_dir(record)
-        pending.unlink(missing_ok=True)
-        pending.with_suffix(".hb").unlink(missing_ok=True)
-        self._folder.cancel(ack.task_id).unlink(missing_ok=True)
+                move_into(pending, answer)
+                break
+            except FileExistsError:  # we passed the fence, so this is another hand's
+                self._folder.set_aside(answer, "an ack by somebody who did not hold the task")
+            except FileNotFoundError:
+                known = self._folder.read_ack(ack.task_id)  # the reaper finished it for us
+                if known is None or (known.agent, known.epoch) != (ack.agent, ack.epoch):
+                    raise
+                break
+        remove(pending)
+        remove(pending.with_suffix(".hb"))
+        remove(pending.with_suffix(".holder"))
+        remove(self._folder.cancel(ack.task_id))
 
     @staticmethod
-    def _same(known: Path, pending: Path) -> bool:
-        """FileNotFoundError when one of them is gone."""
-        ours = read_regular(pending, MAX_ACK_BYTES)
+    def _same(known: Path, body: bytes) -> bool:
         try:
-            return read_regular(known, MAX_ACK_BYTES) == ours
-        except Unfit:
+            return read_regular(known, MAX_ACK_BYTES) == body
+        except (Unfit, FileNotFoundError, NotADirectoryError):
             return False
 
     def finish_acks(self, worker: str) -> None:
         """Publish acks whose task is past the fence; drop those whose claim was lost."""
         for name in names(self._root / "claimed" / worker):
             pending = self._root / "claimed" / worker / name
-            if not name.endswith(".ack") or there(pending.with_suffix(".claimed")):
-                continue
-            try:
-                ack = Ack.from_json(json.loads(read_regular(pending, MAX_ACK_BYTES)))
-            except FileNotFoundError:
-                continue
-            except (Unfit, InvalidInput, ValueError, RecursionError):
-                self._folder.set_aside(pending, "an unreadable ack")
-                continue
-            if name != f"{ack.task_id}.e{ack.epoch}.ack":
-                self._folder.set_aside(pending, "an ack under another task's name")
-            elif there(self._folder.done(ack)):
-                self._publish_ack(pending, ack)
-            else:
-                pending.unlink(missing_ok=True)
+            if name.endswith(".ack") and not there(pending.with_suffix(".claimed")):
+                with contextlib.suppress(FileNotFoundError):
+                    self._finish(pending)
+
+    def _finish(self, pending: Path) -> None:
+        try:
+            body = read_regular(pending, MAX_ACK_BYTES)
+            ack = Ack.from_json(json.loads(body))
+        except (Unfit, InvalidInput, ValueError, RecursionError):
+            self._folder.set_aside(pending, "an unreadable ack")
+            return
+        if pending.name != f"{ack.task_id}.e{ack.epoch}.ack":
+            self._folder.set_aside(pending, "an ack under another task's name")
+        elif there(self._folder.done(ack)):
+            with self._commits.promise([Record(kind="A", body=body)]):
+                self._publish_ack(pending, ack, body)
+            self._dependants.ended(ack.task_id)
+        else:
+            remove(pending)
+
+    def watch_dependencies(self, manifest: Manifest) -> None:
+        self._dependants.watch(manifest)
+
+    def sweep_dependencies(self) -> None:
+        self._dependants.sweep()
+
+    def _go_on(self, task_id: TaskId, manifest: Manifest) -> None:
+        """All that a waiting task waited for has ended."""
+        place = Place(state="waiting", task_id=task_id, epoch=1, path=self._folder.waiting(task_id))
+        self.put(place, manifest, durable=False)
 
     def nack(self, claim: Claim, delay_seconds: float, reason: str) -> None:
         place = Place(
@@ -262,9 +300,12 @@ class Custody:
         self._tidy(place)
         return True
 
-    def put(self, place: Place, manifest: Manifest) -> bool:
-        """Where it belongs by its dependencies, at the same epoch; False if somebody else moved it first."""
-        placement = rules.place(manifest, self._folder.read_ack)
+    def put(self, place: Place, manifest: Manifest, *, durable: bool = True) -> bool:
+        """Where it belongs by its dependencies, at the same epoch; False if somebody else moved it first.
+
+        Not durable is what the next sweep would do again after a power cut.
+        """
+        placement = rules.place(manifest, self._folder.ended)
         if placement.state == "ends":
             return self.answer(place, manifest, placement.ends or "failed", placement.reason)
         target = self._folder.target(placement.state, manifest, place.epoch)
@@ -274,7 +315,10 @@ class Custody:
             move_into(place.path, target)
         except FileNotFoundError:
             return False
-        fsync_dir(target.parent)
+        if durable:
+            fsync_dir(target.parent)
+        if placement.state == "waiting":
+            self._dependants.watch(manifest)
         return True
 
     def _cancelled(self, task_id: TaskId) -> str | None:

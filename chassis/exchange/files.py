@@ -3,22 +3,22 @@
 import contextlib
 import errno
 import fcntl
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from chassis.atomic import fsync_dir, write_whole
-from chassis.canonical import canonical_json
 from chassis.clock import Clock
 from chassis.errors import CalyxError, Duplicate, InvalidInput, ResourceExhausted, Unavailable
 from chassis.exchange import rules
+from chassis.exchange.commits import Commits, Kind, Record
 from chassis.exchange.custody import Custody
 from chassis.exchange.folder import Folder, Place, move_into, there
-from chassis.exchange.manifest import TASK_ID, Ack, Manifest, TaskId
+from chassis.exchange.manifest import TASK_ID, Ack, AckStatus, Manifest, TaskId
 from chassis.exchange.moves import Unfit, names, refuse_network_file_system, write_new
 from chassis.exchange.port import Claim, Exchange, Holder, Receipt, Swept, TaskState, TaskView
 from chassis.exchange.reaper import Reaper
+from chassis.exchange.recovery import Recovery
 from chassis.exchange.slots import Slots
 from chassis.killswitch import KillSwitch
 
@@ -42,9 +42,11 @@ class FilesExchange(Exchange):
         self._folder = Folder(root, verifier)
         refuse_network_file_system(root)
         self._slots = Slots(root / "workers")
-        self._custody = Custody(self._folder, clock, kill_switch, self._slots.hold)
+        self._commits = Commits(root / "log")
+        self._custody = Custody(self._folder, clock, kill_switch, self._slots.hold, self._commits)
+        self._recovery = Recovery(self._folder, self._custody)
+        self._clean_up()
         self._reaper = Reaper(self._folder, self._custody, clock, kill_switch, lease_seconds)
-        self._lock = threading.RLock()
 
     # Submitting
 
@@ -58,39 +60,50 @@ class FilesExchange(Exchange):
         return self._submit(manifests, hold=False)
 
     def _submit(self, manifests: Sequence[Manifest], hold: bool) -> list[Receipt | Exception]:
-        with self._submitting():
-            admitted = rules.admit(manifests, lambda task_id: there(self._folder.record(task_id) / "task.json"))
-            answers: dict[int, Receipt | Exception] = dict(admitted.refused)
-            staged: list[int] = []
+        """Staged, promised in the log, then published: only the promise waits for the disk, together with others'."""
+        admitted = rules.admit(manifests, self._folder.known)
+        answers: dict[int, Receipt | Exception] = dict(admitted.refused)
+        busy: list[int] = []
+        with self._intake(fcntl.LOCK_SH):
+            staged: dict[int, bytes] = {}
             for index in admitted.order:
                 try:
-                    self._stage(manifests[index])
-                    staged.append(index)
+                    self._stage(manifests[index], admitted.bodies[index])
+                    staged[index] = admitted.bodies[index]
+                except FileExistsError:
+                    busy.append(index)
                 except OSError as error:
                     answers[index] = _full(error, manifests[index].task_id)
-            touched: set[Path] = set()
-            published: list[int] = []
-            for index in staged:
-                answer = self._publish(manifests[index], hold, touched)
-                answers[index] = answer
-                if isinstance(answer, Receipt):
-                    published.append(index)
+            kind: Kind = "H" if hold else "S"
             try:
-                for folder in touched:
-                    fsync_dir(folder)
+                with self._commits.promise([Record(kind=kind, body=body) for body in staged.values()]):
+                    answers.update(self._publish_all([(index, manifests[index]) for index in staged], hold))
             except OSError as error:
-                answers.update({index: _full(error, manifests[index].task_id) for index in published})
-            return [answers[index] for index in range(len(manifests))]
+                for index in staged:
+                    answers[index] = self._refuse(manifests[index], _full(error, manifests[index].task_id))
+        if busy:
+            answers.update(zip(busy, self._again([manifests[index] for index in busy], hold), strict=True))
+        return [answers[index] for index in range(len(manifests))]
+
+    def _again(self, manifests: Sequence[Manifest], hold: bool) -> list[Receipt | Exception]:
+        """Somebody is submitting, or was killed submitting, the same ids: once nobody is, it shows which."""
+        self._take_back_all(fcntl.LOCK_EX)
+        return self._submit(manifests, hold)
 
     @contextlib.contextmanager
-    def _submitting(self) -> Iterator[None]:
-        """One submitter at a time; what a killed one had staged and not published is taken back first."""
-        with self._lock, (self._root / "tmp" / ".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    def _intake(self, how: int) -> Iterator[None]:
+        """Submitters share it; who takes back what a killed one had staged has it alone."""
+        with (self._root / "tmp" / ".lock").open("a") as lock:
+            fcntl.flock(lock, how)
+            yield
+
+    def _take_back_all(self, how: int) -> None:
+        """What was promised before its process died is published, the rest is taken back."""
+        with self._intake(how):
+            self._recovery.run()
             for name in names(self._root / "tmp"):
                 if name.endswith(".tmp"):
                     self._take_back(self._root / "tmp" / name)
-            yield
 
     def _take_back(self, staged: Path) -> None:
         record = self._folder.record(staged.name.removesuffix(".tmp"))
@@ -100,33 +113,62 @@ class FilesExchange(Exchange):
                 (record / "task.json").unlink()
         staged.unlink(missing_ok=True)
 
-    def _stage(self, manifest: Manifest) -> None:
+    def _refuse(self, manifest: Manifest, why: CalyxError) -> CalyxError:
+        """Promised, but not published: take the promise back as well, so that no replay publishes it."""
+        self._take_back(self._folder.staged(manifest.task_id))
+        with contextlib.suppress(OSError), self._commits.promise([Record(kind="R", body=manifest.task_id.encode())]):
+            pass
+        return why
+
+    def _stage(self, manifest: Manifest, body: bytes) -> None:
         staged, record = self._folder.staged(manifest.task_id), self._folder.record(manifest.task_id)
-        write_new(staged, canonical_json(manifest.to_json()))
+        write_new(staged, body)
         try:
-            record.mkdir(parents=True, exist_ok=True)
-            (record / "task.json").hardlink_to(staged)
+            try:
+                (record / "task.json").hardlink_to(staged)
+            except FileNotFoundError:
+                record.mkdir(parents=True, exist_ok=True)
+                (record / "task.json").hardlink_to(staged)
         except OSError:
             staged.unlink()
             raise
 
-    def _publish(self, manifest: Manifest, hold: bool, touched: set[Path]) -> Receipt | Exception:
-        """The rename that makes the task exist. A task whose dependency failed gets its ack at the next sweep."""
-        for dependency in manifest.dependencies:
-            if not there(self._folder.record(dependency) / "task.json"):
-                self._take_back(self._folder.staged(manifest.task_id))
-                return InvalidInput(f"task {manifest.task_id} depends on {dependency}, which could not be submitted")
-        state: TaskState = "ready" if rules.place(manifest, self._folder.read_ack).state == "ready" else "waiting"
+    def _publish_all(self, staged: Sequence[tuple[int, Manifest]], hold: bool) -> dict[int, Receipt | Exception]:
+        answers: dict[int, Receipt | Exception] = {}
+        batch = {manifest.task_id for _, manifest in staged}
+        published: set[TaskId] = set()
+
+        def ended(task_id: TaskId) -> AckStatus | None:
+            return None if task_id in published else self._folder.ended(task_id)
+
+        for index, manifest in staged:
+            lost = [d for d in manifest.dependencies if d in batch and d not in published]
+            lost = lost or [d for d in manifest.dependencies if d not in published and not self._folder.known(d)]
+            if lost:
+                why = InvalidInput(f"task {manifest.task_id} depends on {lost[0]}, which could not be submitted")
+                answers[index] = self._refuse(manifest, why)
+                continue
+            answers[index] = self._publish(manifest, hold, ended)
+            if isinstance(answers[index], Receipt):
+                published.add(manifest.task_id)
+        for _, manifest in staged:
+            if manifest.dependencies and not hold and manifest.task_id in published:
+                self._custody.watch_dependencies(manifest)
+        return answers
+
+    def _publish(self, manifest: Manifest, hold: bool, ended: rules.EndOf) -> Receipt | Exception:
+        """The rename by which others see the task. One whose dependency failed gets its ack at the next look."""
+        state: TaskState = "ready" if rules.place(manifest, ended).state == "ready" else "waiting"
         state = "held" if hold else state
         try:
-            target = move_into(self._folder.staged(manifest.task_id), self._folder.target(state, manifest, 1))
+            move_into(self._folder.staged(manifest.task_id), self._folder.target(state, manifest, 1))
+        except FileNotFoundError:
+            pass  # a replay published it for us
         except FileExistsError:
-            self._take_back(self._folder.staged(manifest.task_id))
-            return Duplicate(f"task {manifest.task_id} is already there; nothing was changed")
+            why = Duplicate(f"task {manifest.task_id} is already there; nothing was changed")
+            return self._refuse(manifest, why)
         except OSError as error:
-            self._take_back(self._folder.staged(manifest.task_id))
-            return _full(error, manifest.task_id)
-        touched.add(target.parent)
+            return self._refuse(manifest, _full(error, manifest.task_id))
         return Receipt(task_id=manifest.task_id, state=state)
 
     # Claiming and answering
@@ -141,8 +183,8 @@ class FilesExchange(Exchange):
         self, pool: str, worker: str, n: int = 1, *, holder: Holder | None = None, task_id: TaskId | None = None
     ) -> list[Claim]:
         if task_id is not None:
-            return self._custody.claim_one(pool, worker, task_id)
-        return self._custody.claim(pool, worker, n)
+            return self._custody.claim_one(pool, worker, task_id, holder)
+        return self._custody.claim(pool, worker, n, holder)
 
     def wait(self, pool: str, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
@@ -260,10 +302,15 @@ class FilesExchange(Exchange):
         }
 
     def sweep(self) -> Swept:
-        if any(name.endswith(".tmp") for name in names(self._root / "tmp")):
-            with self._submitting():
-                pass
+        self._clean_up()
         return self._reaper.sweep()
+
+    def _clean_up(self) -> None:
+        """After the dead: first what they promised, then what they had only staged."""
+        self._recovery.run()
+        if any(name.endswith(".tmp") for name in names(self._root / "tmp")):
+            with contextlib.suppress(BlockingIOError):  # somebody is submitting: then the next sweep looks again
+                self._take_back_all(fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _full(error: OSError, task_id: str) -> CalyxError:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,15 +14,24 @@ from chassis.canonical import canonical_json
 from chassis.clock import iso, parse_iso
 from chassis.errors import InvalidInput, Unavailable
 from chassis.exchange import rules
-from chassis.exchange.manifest import MAX_MANIFEST_BYTES, TASK_ID, Ack, Manifest, TaskId
+from chassis.exchange.manifest import MAX_MANIFEST_BYTES, TASK_ID, Ack, AckStatus, Manifest, TaskId
 from chassis.exchange.moves import Unfit, move, names, read_regular
 from chassis.exchange.port import TaskState
 
-FOLDERS = ("inbox", "tmp", "waiting", "held", "ready", "claimed", "done", "acks", "dead", "cancel", "workers")
+FOLDERS = (
+    "inbox", "tmp", "log", "waiting", "awaited", "held", "ready", "claimed", "done", "acks", "dead", "cancel",
+    "workers",
+)  # fmt: skip
 MAX_ACK_BYTES = 16 * 1024 * 1024
 
+_MARK = re.compile(r"e[1-9]\d{0,8}")
 _NAME = re.compile(r"(?P<id>.+)\.e(?P<epoch>[1-9]\d{0,8})\.(?P<kind>[a-z]+)")
-_KINDS = {"waiting": "later", "held": "held", "ready": "ready", "claimed": "claimed", "dead": "quarantine"}
+_KINDS = {
+    "waiting": "later", "held": "held", "ready": "ready", "claimed": "claimed", "done": "done", "dead": "quarantine",
+}  # fmt: skip
+BESIDE = (".hb", ".holder", ".ack")
+"""What lies beside a claim and goes with it."""
+_GOOD_KEPT = 200_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +58,42 @@ class Folder:
 
     def __init__(self, root: Path, valid: Callable[[Manifest], bool]) -> None:
         self.root, self._valid = root, valid
+        self._good: dict[TaskId, AckStatus] = {}
         for name in FOLDERS:
             (root / name).mkdir(parents=True, exist_ok=True)
 
     def record(self, task_id: str) -> Path:
         return self.root / "acks" / hashlib.sha256(task_id.encode()).hexdigest()[:2] / task_id
+
+    def known(self, task_id: TaskId) -> bool:
+        """Was this id ever given out? It then never is again. What is only staged is not known yet."""
+        if there(self.record(task_id) / "task.json"):
+            return not there(self.staged(task_id))
+        return self.compacted(task_id)
+
+    def compacted(self, task_id: TaskId) -> bool:
+        """Is its record gone because the task ended long ago?"""
+        return False
+
+    def ended(self, task_id: TaskId) -> AckStatus | None:
+        """How the task ended; None while it has no ack. A good end is remembered, it can't change any more."""
+        known = self._good.get(task_id)
+        if known is not None:
+            return known
+        if not there(self.record(task_id) / "ack.json") and not self.compacted(task_id):
+            return None
+        ack = self.read_ack(task_id)
+        if ack is None:
+            return None
+        if ack.status in rules.GOOD_ENDS:
+            if len(self._good) >= _GOOD_KEPT:
+                self._good.clear()
+            self._good[task_id] = ack.status
+        return ack.status
+
+    def placed(self, manifest: Manifest) -> TaskState:
+        """Where a task that is new belongs. One whose dependency failed is answered when it is looked at next."""
+        return "ready" if rules.place(manifest, self.ended).state == "ready" else "waiting"
 
     def staged(self, task_id: str) -> Path:
         return self.root / "tmp" / f"{task_id}.tmp"
@@ -70,7 +111,7 @@ class Folder:
         return self.root / "ready" / manifest.owner / f"p{manifest.priority}" / f"{manifest.task_id}.e{epoch}.ready"
 
     def claimed(self, worker: str, task_id: str, epoch: int, kind: str = "claimed") -> Path:
-        """`kind`: claimed, hb (heartbeat counter) or ack (the ack before it is published)."""
+        """`kind`: claimed, hb (heartbeat counter), holder (its process) or ack (the ack before it is published)."""
         return self.root / "claimed" / worker / f"{task_id}.e{epoch}.{kind}"
 
     def done(self, ack: Ack) -> Path:
@@ -121,7 +162,7 @@ class Folder:
             folders = [self.root / state]
         for folder in folders:
             for name in names(folder):
-                if not (state == "claimed" and name.endswith((".hb", ".ack"))) and not name.endswith(".reason.json"):
+                if not (state == "claimed" and name.endswith(BESIDE)) and not name.endswith(".reason.json"):
                     yield folder / name
 
     def priorities(self, pool: str) -> list[str]:
@@ -147,9 +188,17 @@ class Folder:
                     return Place(state=state, task_id=task_id, epoch=at, path=path)
         return None
 
+    def passed(self, task_id: TaskId, epoch: int) -> bool:
+        """Does the task lie in done, its ack perhaps not published yet?"""
+        return any(
+            there(self.root / "done" / day / f"{task_id}.e{at}.done")
+            for day in names(self.root / "done")
+            for at in {max(1, epoch - 1), epoch}
+        )
+
     def epoch(self, task_id: str) -> int:
         """The highest epoch ever given out, 1 if there was no second."""
-        return max((int(n[1:]) for n in names(self.record(task_id)) if re.fullmatch(r"e[1-9]\d{0,8}", n)), default=1)
+        return _highest(names(self.record(task_id)))
 
     def read_ack(self, task_id: str) -> Ack | None:
         """The task's ack. One that can't be read, or that nobody can have given, is read as `failed`: no score from it.
@@ -199,8 +248,9 @@ class Folder:
 
     def _identify(self, place: Place, manifest: Manifest) -> None:
         record = self.record(place.task_id)
-        if not there(record / "task.json"):
-            # A power cut may lose the record's link, never the task's own: adopt what the CBO did sign.
+        entries = names(record)
+        if "task.json" not in entries:
+            # Lost by other hands: adopt what the CBO did sign.
             if not self._valid(manifest):
                 raise Unfit("never submitted, and no valid grant")
             record.mkdir(parents=True, exist_ok=True)
@@ -212,11 +262,10 @@ class Folder:
             )  # a copied or restored station: hard links are gone, contents are the same
             if not restored:
                 raise Unfit("a copy of a known task, not the task")
-        entries = names(record)
         if "ack.json" in entries:
             raise Unfit("a task that already has its ack")
-        if place.epoch != self.epoch(place.task_id):
-            raise Unfit(f"epoch {place.epoch} is not the current one ({self.epoch(place.task_id)})")
+        if place.epoch != (current := _highest(entries)):
+            raise Unfit(f"epoch {place.epoch} is not the current one ({current})")
 
     def bury(self, place: Place, reason: str) -> bool:
         """Move a genuine task to the dead with its reason; False if somebody else moved it first."""
@@ -282,6 +331,11 @@ class Folder:
             return ""
 
 
+def _highest(entries: list[str]) -> int:
+    """Of the marks e2, e3 … in a record."""
+    return max((int(n[1:]) for n in entries if n[0] == "e" and _MARK.fullmatch(n)), default=1)
+
+
 class Ungranted(Unfit):
     """The submitted task itself, but without a valid grant."""
 
@@ -309,7 +363,7 @@ def move_into(source: Path, target: Path) -> Path:
 
 def there(path: Path) -> bool:
     try:
-        path.lstat()
+        os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True

@@ -1,8 +1,12 @@
 """The exchange in one process's memory, for tests and the virtual station. Same contract as the files."""
 
+import contextlib
+import heapq
+import itertools
 import re
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -23,6 +27,8 @@ class _Task:
     beats: int = 0
     not_before: datetime | None = None
     cancel: str | None = None
+    place: int = 0
+    """Its entry in the queue of its pool, while it is ready."""
     ack: Ack | None = None
     reason: str = ""
 
@@ -42,6 +48,10 @@ class MemoryExchange(Exchange):
         self._leases = rules.Leases(lease_seconds)
         self._pauses = rules.Pauses()
         self._living: set[str] = set()
+        self._queues: dict[str, list[tuple[int, str, int, _Task]]] = {}
+        self._dependants: dict[TaskId, list[_Task]] = {}
+        self._just_ended: deque[TaskId] = deque()
+        self._places = itertools.count(1)
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
 
@@ -82,29 +92,76 @@ class MemoryExchange(Exchange):
             for index in admitted.order:
                 task = _Task(manifest=manifests[index], state="held")
                 self._tasks[task.manifest.task_id] = task
+                for dependency in dict.fromkeys(task.manifest.dependencies):
+                    self._dependants.setdefault(dependency, []).append(task)
                 if not hold:
-                    placement = rules.place(task.manifest, self._ack_of)
-                    task.state = "ready" if placement.state == "ready" else "waiting"
+                    ready = rules.place(task.manifest, self._ended).state == "ready"
+                    if ready:
+                        self._make_ready(task)
+                    else:
+                        task.state = "waiting"
                 answers[index] = Receipt(task_id=task.manifest.task_id, state=task.state)
-            self._changed.notify_all()
+            for index in admitted.order:
+                self._look_again(self._tasks[manifests[index].task_id])
             return [answers[index] for index in range(len(manifests))]
 
+    def _make_ready(self, task: _Task) -> None:
+        task.state, task.worker, task.place = "ready", "", next(self._places)
+        key = f"{task.manifest.task_id}.e{task.epoch}.ready"  # as the files sort
+        queue = self._queues.setdefault(task.manifest.owner, [])
+        heapq.heappush(queue, (-task.manifest.priority, key, task.place, task))
+        self._changed.notify_all()
+
+    def _ready(self, pool: str) -> Iterator[_Task]:
+        """What is ready in a pool, in order; what the caller leaves ready stays in the queue."""
+        queue, left = self._queues.get(pool, []), []
+        try:
+            while queue:
+                entry = heapq.heappop(queue)
+                if entry[3].state == "ready" and entry[3].place == entry[2]:
+                    left.append(entry)
+                    yield entry[3]
+        finally:
+            for entry in left:
+                if entry[3].state == "ready" and entry[3].place == entry[2]:
+                    heapq.heappush(queue, entry)
+
     def _put(self, task: _Task) -> None:
-        placement = rules.place(task.manifest, self._ack_of)
+        placement = rules.place(task.manifest, self._ended)
         if placement.state == "ends":
             self._end(task, placement.ends or "failed", placement.reason)
+        elif placement.state == "ready":
+            self._make_ready(task)
         else:
             task.state, task.worker = placement.state, ""
-            self._changed.notify_all()
+            self._look_again(task)
 
-    def _ack_of(self, task_id: TaskId) -> Ack | None:
+    def _look_again(self, task: _Task) -> None:
+        """A task whose dependencies have all ended goes on at once; one that waits for a time does not."""
+        if task.state != "waiting" or task.not_before is not None or task.epoch > 1:
+            return
+        if all(self._ended(dependency) is not None for dependency in task.manifest.dependencies):
+            self._put(task)
+
+    def _told(self, task: _Task) -> None:
+        """It has its ack: its dependants, and theirs, however long the chain."""
+        self._just_ended.append(task.manifest.task_id)
+        if len(self._just_ended) > 1:
+            return  # the caller further up works it off
+        while self._just_ended:
+            for dependant in self._dependants.get(self._just_ended[0], ()):
+                self._look_again(dependant)
+            self._just_ended.popleft()
+
+    def _ended(self, task_id: TaskId) -> AckStatus | None:
         task = self._tasks.get(task_id)
-        return task.ack if task else None
+        return task.ack.status if task and task.ack else None
 
     def _end(self, task: _Task, status: AckStatus, reason: str) -> None:
         task.ack = rules.answer(task.manifest, task.epoch, status, reason, self._clock.now())
         task.state = "cancelled" if status == "cancelled" else "done"
         task.not_before = None
+        self._told(task)
 
     def hold(self, task_id: TaskId) -> bool:
         with self._lock:
@@ -145,10 +202,11 @@ class MemoryExchange(Exchange):
 
     def wait(self, pool: str, seconds: float) -> bool:
         with self._changed:
-            return self._changed.wait_for(lambda: bool(self._ready(pool)), max(0.0, seconds))
+            return self._changed.wait_for(lambda: self._any_ready(pool), max(0.0, seconds))
 
-    def _ready(self, pool: str) -> list[_Task]:
-        return [t for t in self._tasks.values() if t.state == "ready" and t.manifest.owner == pool]
+    def _any_ready(self, pool: str) -> bool:
+        with contextlib.closing(self._ready(pool)) as ready:  # type: ignore[type-var] # a generator, which closes
+            return next(ready, None) is not None
 
     def claim(
         self, pool: str, worker: str, n: int = 1, *, holder: Holder | None = None, task_id: TaskId | None = None
@@ -157,12 +215,8 @@ class MemoryExchange(Exchange):
         with self._lock:
             self._living.add(worker)
             stopped = self._kill_switch.engaged()
-            mine = [t for t in self._ready(pool) if task_id is None or t.manifest.task_id == task_id]
-            mine.sort(key=lambda t: (-t.manifest.priority, f"{t.manifest.task_id}.e{t.epoch}.ready"))
             claims: list[Claim] = []
-            for task in mine:
-                if len(claims) >= n:
-                    break
+            for task in self._wanted(pool, task_id):
                 if stopped and not (task.manifest.undo_of and self._valid(task.manifest)):
                     continue
                 if not self._valid(task.manifest):
@@ -172,7 +226,17 @@ class MemoryExchange(Exchange):
                 else:
                     task.state, task.worker, task.beats = "claimed", worker, 0
                     claims.append(Claim(manifest=task.manifest, epoch=task.epoch, worker=worker))
+                    if len(claims) >= n:
+                        break
             return claims
+
+    def _wanted(self, pool: str, task_id: TaskId | None) -> Iterator[_Task]:
+        if task_id is None:
+            yield from self._ready(pool)
+            return
+        task = self._tasks.get(task_id)
+        if task is not None and task.state == "ready" and task.manifest.owner == pool:
+            yield task
 
     def _expired(self, manifest: Manifest) -> bool:
         return rules.expired(manifest, self._clock.now(), self._pauses, self._kill_switch.engaged())
@@ -209,6 +273,7 @@ class MemoryExchange(Exchange):
                 raise LeaseLost(f"task {ack.task_id} is no longer held at epoch {claim.epoch}; nothing was recorded")
             task.ack = ack
             task.state = "cancelled" if ack.status == "cancelled" else "done"
+            self._told(task)
 
     def nack(self, claim: Claim, delay_seconds: float, reason: str) -> None:
         with self._lock:
@@ -229,8 +294,7 @@ class MemoryExchange(Exchange):
         elif back.to == "later":
             task.state, task.not_before = "waiting", self._clock.now() + timedelta(seconds=back.delay_seconds)
         else:
-            task.state = "ready"
-            self._changed.notify_all()
+            self._make_ready(task)
         return back
 
     def get(self, task_id: TaskId) -> TaskView:

@@ -61,19 +61,29 @@ def read_regular(path: Path, cap_bytes: int) -> bytes:
 
 
 def write_new(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Create `path` with this content, fsynced. Raises FileExistsError; leaves nothing behind when it fails."""
+    """Create `path` with this content, not fsynced: it is promised in the log, or checked when it is read.
+
+    Raises FileExistsError; leaves nothing behind when it fails.
+    """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         try:
             view = memoryview(data)
             while view:
                 view = view[os.write(fd, view) :]
-            os.fsync(fd)
         finally:
             os.close(fd)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+def remove(path: Path) -> None:
+    """Gone, whether it was there or not."""
+    try:
+        os.unlink(path)  # noqa: PTH108 - Path.unlink costs as much again, and this is called for every task
+    except FileNotFoundError:
+        return
 
 
 def names(folder: Path) -> list[str]:

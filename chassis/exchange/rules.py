@@ -1,5 +1,6 @@
 """What the exchange decides, apart from where tasks are stored: every adapter asks here and behaves the same."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -19,7 +20,8 @@ EXCHANGE = "_exchange"
 ANSWERS = "exchange"
 """The agent of the acks that the exchange itself gives."""
 
-AckOf = Callable[[TaskId], Ack | None]
+EndOf = Callable[[TaskId], AckStatus | None]
+"""How a task ended; None while it has no ack."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,19 +33,19 @@ class Placement:
     reason: str = ""
 
 
-def place(manifest: Manifest, ack_of: AckOf) -> Placement:
+def place(manifest: Manifest, end_of: EndOf) -> Placement:
     """Ready once every dependency has a good ack; failed, naming the first bad one, as soon as one has not.
 
     A dead dependency has no ack: its dependants wait for a requeue until their own TTL ends.
     """
     waiting_for = ""
     for dependency in manifest.dependencies:
-        ack = ack_of(dependency)
-        if ack is None:
+        end = end_of(dependency)
+        if end is None:
             waiting_for = waiting_for or dependency
-        elif ack.status not in GOOD_ENDS:
+        elif end not in GOOD_ENDS:
             return Placement(
-                state="ends", ends="failed", reason=f"dependency {dependency} ended {ack.status}; this task was not run"
+                state="ends", ends="failed", reason=f"dependency {dependency} ended {end}; this task was not run"
             )
     if waiting_for:
         return Placement(state="waiting", reason=f"waits for {waiting_for}")
@@ -189,50 +191,87 @@ class Sweeping:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
-    """Which of a batch may be published, dependencies first, and why each other one may not."""
+    """Which of a batch may be published, dependencies first, and why each other one may not.
+
+    `bodies` is what is stored of the admitted: their canonical JSON.
+    """
 
     order: tuple[int, ...]
     refused: Mapping[int, CalyxError]
+    bodies: Mapping[int, bytes]
 
 
 def admit(manifests: Sequence[Manifest], known: Callable[[TaskId], bool]) -> Admitted:
     """Refuse duplicates, too large ones, cycles and dependencies that nobody knows; order the rest."""
     refused: dict[int, CalyxError] = {}
+    bodies: dict[int, bytes] = {}
     batch: dict[TaskId, int] = {}
     for index, manifest in enumerate(manifests):
         if manifest.task_id in batch or known(manifest.task_id):
             refused[index] = Duplicate(f"task {manifest.task_id} is already there; nothing was changed")
-        elif len(canonical_json(manifest.to_json())) > MAX_MANIFEST_BYTES:
+        elif len(body := canonical_json(manifest.to_json())) > MAX_MANIFEST_BYTES:
             refused[index] = InvalidInput(
                 f"task {manifest.task_id} is larger than {MAX_MANIFEST_BYTES} bytes; put the payload into artifacts"
             )
         else:
-            batch[manifest.task_id] = index
+            batch[manifest.task_id], bodies[index] = index, body
+    open_for = {task_id: set(manifests[index].dependencies) & batch.keys() for task_id, index in batch.items()}
+    dependants: dict[TaskId, list[TaskId]] = {}
+    unknown: dict[TaskId, TaskId] = {}
+    found: dict[TaskId, bool] = {}
+    for task_id, index in batch.items():
+        for dependency in dict.fromkeys(manifests[index].dependencies):
+            if dependency in batch:
+                dependants.setdefault(dependency, []).append(task_id)
+            else:
+                if dependency not in found:
+                    found[dependency] = known(dependency)
+                if not found[dependency]:
+                    unknown.setdefault(task_id, dependency)
     order: list[int] = []
-    placed: set[TaskId] = set()
-    pending = dict(batch)
-    while True:
-        ready = [
-            task_id
-            for task_id, index in pending.items()
-            if all(d in placed or (d not in batch and known(d)) for d in manifests[index].dependencies)
-        ]
-        if not ready:
-            break
-        for task_id in ready:
-            placed.add(task_id)
-            order.append(pending.pop(task_id))
-    for task_id, index in pending.items():
-        refused[index] = _why_not(manifests[index], task_id, pending, known)
-    return Admitted(order=tuple(order), refused=refused)
+    ready = deque(task_id for task_id, waits in open_for.items() if not waits and task_id not in unknown)
+    while ready:
+        task_id = ready.popleft()
+        order.append(batch[task_id])
+        for dependant in dependants.get(task_id, ()):
+            waits = open_for[dependant]
+            waits.discard(task_id)
+            if not waits and dependant not in unknown:
+                ready.append(dependant)
+    placed = set(order)
+    pending = {task_id: open_for[task_id] for task_id, index in batch.items() if index not in placed}
+    for task_id, reason in _why_not(pending, unknown).items():
+        refused[batch[task_id]] = InvalidInput(reason)
+    return Admitted(order=tuple(order), refused=refused, bodies=bodies)
 
 
-def _why_not(
-    manifest: Manifest, task_id: TaskId, pending: Mapping[TaskId, int], known: Callable[[TaskId], bool]
-) -> InvalidInput:
-    for dependency in manifest.dependencies:
-        if dependency not in pending and not known(dependency):
-            return InvalidInput(f"task {task_id} depends on {dependency}, which nobody knows; submit that one first")
-    return InvalidInput(
-        f"task {task_id} is part of a dependency cycle, or depends on a refused task; nothing was published"
-    )
+def _why_not(pending: Mapping[TaskId, set[TaskId]], unknown: Mapping[TaskId, TaskId]) -> dict[TaskId, str]:
+    """Follow from each refused task what it waits for, until an unknown dependency or a cycle shows."""
+    reasons: dict[TaskId, str] = {}
+    for start in pending:
+        path: list[TaskId] = []
+        seen: dict[TaskId, int] = {}
+        at = start
+        while at not in reasons and at not in seen and at not in unknown:
+            seen[at] = len(path)
+            path.append(at)
+            at = min(pending[at])
+        if at in unknown and at not in reasons:
+            reasons[at] = f"task {at} depends on {unknown[at]}, which nobody knows; submit that one first"
+        elif at in seen:
+            cycle = path[seen[at] :]
+            turned = cycle.index(min(cycle))
+            told = _arrows([*cycle[turned:], *cycle[:turned], cycle[turned]])
+            for each in cycle:
+                reasons[each] = f"task {each} is part of a dependency cycle, {told}; nothing of it was published"
+            path = path[: seen[at]]
+        for each in path:
+            reasons.setdefault(each, f"task {each} depends on {min(pending[each])}, which was refused")
+    return reasons
+
+
+def _arrows(path: Sequence[TaskId]) -> str:
+    """a → b → a, the middle of a very long one left out."""
+    if len(path) <= 24:
+        return " → ".join(path)
+    return " → ".join([*path[:12], f"({len(path) - 24} more)", *path[-12:]])

@@ -1,0 +1,91 @@
+"""Who waits for whom: the end of a task lets its dependants go on at once, without looking at all that wait."""
+
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from chassis.exchange.folder import Folder, there
+from chassis.exchange.manifest import Manifest, TaskId
+from chassis.exchange.moves import names
+
+
+class Dependants:
+    """One mark per waiting task, `awaited/<dependency>/<task>`, at its last dependency that is still open.
+
+    Marks are hints and never fsynced: a lost one only leaves its task to the next sweep. `go_on` places a task
+    whose dependencies have all ended.
+    """
+
+    def __init__(self, folder: Folder, go_on: Callable[[TaskId, Manifest], None]) -> None:
+        self._folder, self._go_on = folder, go_on
+        self._root = folder.root / "awaited"
+        self._turn = threading.local()
+
+    def watch(self, manifest: Manifest) -> None:
+        """Mark the task at a dependency that is open, or let it go on if none is."""
+        for dependency in reversed(manifest.dependencies):
+            if self._folder.ended(dependency) is not None:
+                continue
+            mark = self._root / dependency / manifest.task_id
+            _set(mark)
+            if self._folder.ended(dependency) is None:
+                return  # whoever ends it from now on finds the mark
+            _drop(mark)
+        self._go_on(manifest.task_id, manifest)
+
+    def ended(self, task_id: TaskId) -> None:
+        """Its ack is there. What ends by that in turn is worked off here too, however long the chain."""
+        queue: deque[TaskId] | None = getattr(self._turn, "queue", None)
+        if queue is not None:
+            queue.append(task_id)
+            return
+        queue = self._turn.queue = deque([task_id])
+        try:
+            while queue:
+                self._look_again(queue.popleft())
+        finally:
+            self._turn.queue = None
+
+    def _look_again(self, dependency: TaskId) -> None:
+        folder = self._root / dependency
+        waiting = names(folder)
+        for name in waiting:
+            _drop(folder / name)
+            if there(self._folder.waiting(name)):
+                manifest = self._folder.read_manifest(name)
+                if manifest is not None:
+                    self.watch(manifest)
+        if waiting:
+            self.tidy(dependency)
+
+    def tidy(self, dependency: str) -> None:
+        try:
+            (self._root / dependency).rmdir()
+        except OSError:
+            return  # not empty, or gone
+
+    def sweep(self) -> None:
+        """Marks at what has ended meanwhile: whoever ended it was cut short."""
+        for dependency in names(self._root):
+            if self._folder.ended(TaskId(dependency)) is not None:
+                self.ended(TaskId(dependency))
+
+
+def _set(mark: Path) -> None:
+    for _ in range(100):
+        try:
+            os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644))
+            return
+        except FileNotFoundError:
+            with contextlib.suppress(OSError):
+                mark.parent.mkdir()  # whoever looks through it may be removing it right now
+        except OSError:
+            return  # a full disk, or something in the way: the sweep will do it
+
+
+def _drop(mark: Path) -> None:
+    with contextlib.suppress(OSError):
+        mark.unlink()

@@ -1,0 +1,155 @@
+"""What a dead process or a power cut left half done is brought to what its log promised."""
+
+import contextlib
+import json
+from pathlib import Path
+
+from chassis.errors import InvalidInput
+from chassis.exchange.commits import Record, left_behind, read_records, sync_file_system
+from chassis.exchange.custody import Custody
+from chassis.exchange.folder import MAX_ACK_BYTES, Folder, Place, move_into, parse_manifest, there
+from chassis.exchange.manifest import MAX_MANIFEST_BYTES, Ack, Manifest
+from chassis.exchange.moves import Unfit, names, read_regular, write_new
+
+
+class Recovery:
+    """Replays logs whose process is dead. Replaying what is already in the folders changes nothing."""
+
+    def __init__(self, folder: Folder, custody: Custody) -> None:
+        self._folder, self._custody = folder, custody
+        self._log = folder.root / "log"
+
+    def run(self) -> bool:
+        """Before anything is claimed, and at each sweep; True if there was something to replay."""
+        with left_behind(self._log) as left:
+            if not left.segments:
+                return False
+            records = [record for segment in left.segments for record in read_records(segment)]
+            taken_back = {record.body for record in records if record.kind == "R"}
+            for record in records:
+                if record.kind in ("S", "H"):
+                    self._submitted(record, taken_back)
+            for record in records:
+                if record.kind == "A":
+                    self._acked(record.body)
+            if not left.others_live:
+                self._unanswered()
+            sync_file_system(self._log)
+            for segment in left.segments:
+                segment.unlink(missing_ok=True)
+            return True
+
+    def _submitted(self, record: Record, taken_back: set[bytes]) -> None:
+        try:
+            manifest = parse_manifest(record.body)
+        except Unfit:
+            return  # no exchange wrote that
+        task_id = manifest.task_id
+        task, staged = self._folder.record(task_id) / "task.json", self._folder.staged(task_id)
+        if task_id.encode() in taken_back and not there(staged):
+            return
+        if not there(task):
+            if self._folder.compacted(task_id):
+                return
+            self._restore(task, staged, manifest, record.body)
+        elif not _whole(task, task_id):  # else: as it was, or the id was given back and submitted anew
+            _rewrite(task, record.body)
+        if there(task.with_name("ack.json")):
+            return
+        epoch = self._folder.epoch(task_id)
+        if self._folder.find(task_id, manifest, epoch) is None and not self._folder.passed(task_id, epoch):
+            if not there(staged):
+                staged.hardlink_to(task)
+            with contextlib.suppress(FileExistsError, FileNotFoundError):
+                self._publish(record, manifest, staged)
+        elif there(staged):
+            staged.unlink()
+
+    def _restore(self, task: Path, staged: Path, manifest: Manifest, body: bytes) -> None:
+        """The record from whatever link to the task is left, else from the log."""
+        task.parent.mkdir(parents=True, exist_ok=True)
+        place = self._folder.find(manifest.task_id, manifest, self._folder.epoch(manifest.task_id))
+        source = place.path if place is not None else staged
+        if not there(source):
+            write_new(source, body)
+        elif _content(source, MAX_MANIFEST_BYTES) != body:
+            _rewrite(source, body)
+        task.hardlink_to(source)
+
+    def _publish(self, record: Record, manifest: Manifest, staged: Path) -> None:
+        state = self._folder.placed(manifest)
+        target = self._folder.target("held" if record.kind == "H" else state, manifest, 1)
+        move_into(staged, target)
+
+    def _acked(self, body: bytes) -> None:
+        """Every ack in a log had passed the fence: its task is done, wherever the folders of a cut show it."""
+        try:
+            ack = Ack.from_json(json.loads(body))
+        except (InvalidInput, ValueError, RecursionError):
+            return
+        task = self._folder.record(ack.task_id) / "task.json"
+        manifest = self._folder.read_manifest(ack.task_id)
+        if manifest is None or self._folder.epoch(ack.task_id) > ack.epoch:
+            return  # compacted since, or its holder was told that this failed
+        done = self._folder.done(ack)
+        if not there(done):
+            place = self._folder.find(ack.task_id, manifest, ack.epoch)
+            if place is not None and place.state == "dead":
+                return
+            done.parent.mkdir(parents=True, exist_ok=True)
+            if place is not None:
+                move_into(place.path, done)
+            else:
+                done.hardlink_to(task)
+        answer = task.with_name("ack.json")
+        if _content(answer, MAX_ACK_BYTES) == body:
+            return
+        if there(answer):
+            if self._folder.read_ack(ack.task_id) is not None and _readable(answer):
+                return
+            answer.unlink()
+        write_new(answer, body)
+
+    def _unanswered(self) -> None:
+        """After a power cut, with nobody at work: past the fence, but the ack was never durable, nor told. Again."""
+        for worker in self._folder.holders():
+            self._custody.finish_acks(worker)
+        for day in names(self._folder.root / "done")[-2:]:
+            for name in names(self._folder.root / "done" / day):
+                place = self._folder.parse("done", self._folder.root / "done" / day / name)
+                if place is not None and not there(self._folder.record(place.task_id) / "ack.json"):
+                    self._again(place)
+
+    def _again(self, place: Place) -> None:
+        manifest = self._folder.read_manifest(place.task_id)
+        if manifest is not None:
+            self._custody.next_epoch(place, manifest, None, "a power cut took its answer before it was kept")
+
+
+def _content(path: Path, cap_bytes: int) -> bytes | None:
+    try:
+        return read_regular(path, cap_bytes)
+    except (FileNotFoundError, NotADirectoryError, Unfit):
+        return None
+
+
+def _whole(task: Path, task_id: str) -> bool:
+    try:
+        return parse_manifest(read_regular(task, MAX_MANIFEST_BYTES)).task_id == task_id
+    except (Unfit, FileNotFoundError):
+        return False
+
+
+def _readable(answer: Path) -> bool:
+    try:
+        Ack.from_json(json.loads(read_regular(answer, MAX_ACK_BYTES)))
+    except (Unfit, InvalidInput, ValueError, RecursionError, FileNotFoundError):
+        return False
+    return True
+
+
+def _rewrite(path: Path, body: bytes) -> None:
+    """In place, since every link of the task is this inode; what a cut left there was never whole."""
+    with path.open("r+b") as file:
+        file.write(body)
+        file.truncate()
