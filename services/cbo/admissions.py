@@ -46,6 +46,7 @@ class Admissions:
         self._bridge, self._cancel = bridge, cancel
         self._lock = threading.Lock()
         self._faults: dict[str, str] = {}
+        self._ending: set[str] = set()
 
     def approve(self, envelope_json: str, who: str) -> DomainManifest:
         """Admit the manifest in a signed envelope; repeating it changes nothing. For a built-in domain that was
@@ -202,18 +203,27 @@ class Admissions:
     def _end(self) -> None:
         """Cancel tasks that are out while their domain lost its right to run, in whatever way."""
         bridge = self._bridge
-        for task in bridge.store.tasks("tasks_open"):
-            if task.dispatched_at is None or task.undo_of:
-                continue
-            manifest = bridge.domains.get(task.domain)
-            why = bridge.revoked(task.domain)
-            if manifest is None:
-                why = f"there is no domain {task.domain} any more"
-            elif manifest.signed_by and not why:
-                ruling = bridge.ruling(manifest)
-                why = "" if ruling.allowed else ruling.reason
-            if why and bridge.exchange.cancel(task.id, why[:500]):
-                bridge.audit.write("task.cancelled", task=task.id, by="the station", why=why[:500])
+        lost = {row["domain"]: self._lost(row["domain"]) for row in bridge.store.rows("domains_out")}
+        out = [
+            task for task in bridge.store.tasks("tasks_open")
+            if lost.get(task.domain) and task.dispatched_at is not None and not task.undo_of
+        ] if any(lost.values()) else []  # fmt: skip
+        for task in out:
+            why = lost[task.domain]
+            if task.id not in self._ending and bridge.exchange.cancel(task.id, why):
+                bridge.audit.write("task.cancelled", task=task.id, by="the station", why=why)
+        self._ending = {task.id for task in out}
+
+    def _lost(self, domain: str) -> str:
+        """Why what is out of this domain has to end; empty when it may go on."""
+        bridge = self._bridge
+        manifest = bridge.domains.get(domain)
+        if manifest is None:
+            return f"there is no domain {domain} any more"
+        if revoked := bridge.revoked(domain):
+            return f"{domain} was revoked {revoked}"[:500]
+        ruling = bridge.ruling(manifest) if manifest.signed_by else None
+        return ruling.reason[:500] if ruling is not None and not ruling.allowed else ""
 
 
 def _readmission(raw: bytes) -> str | None:

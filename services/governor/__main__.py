@@ -16,6 +16,7 @@ from chassis.agent import build_agent, declared_roots
 from chassis.audit import Audit
 from chassis.clock import SystemClock
 from chassis.consent import ConsentFile
+from chassis.domain_book import DomainBook
 from chassis.domains import load_domains
 from chassis.errors import CalyxError
 from chassis.exchange.files import FilesExchange
@@ -83,12 +84,13 @@ def main() -> None:
     kill_switch = KillSwitch(layout.kill_switch)
     verifier = Verifier(layout.keys / "grant.pub")
     exchange = FilesExchange(layout.svf, clock, verifier.valid, kill_switch)
-    domains = load_domains(DEPLOY / "domains").values()
+    domains = load_domains(DEPLOY / "domains")
+    book = DomainBook(layout, domains, clock)
     agent = build_agent(
         AGENT,
         governor_works(
             layout=layout,
-            roots=declared_roots(layout, domains, AGENT),
+            roots=declared_roots(layout, domains.values(), AGENT),
             exchange=exchange,
             holders=KernelHolders(Path("/proc")),
             clock=clock,
@@ -98,7 +100,7 @@ def main() -> None:
         exchange=exchange,
         verifier=verifier.valid,
         kill_switch=kill_switch,
-        domains=domains,
+        domains=domains.values(),
         clock=clock,
         audit=audit,
         leases=sleep_leases(leases),
@@ -124,7 +126,7 @@ def main() -> None:
                     "governor",
                     executor,
                     clock,
-                    lambda checks: run_checks(checks, roots=[layout.root, *consents.folders()]),
+                    lambda checks: run_checks(checks, roots=[layout.root, *consents.folders(), *book.folders()]),
                 ),
                 probe_servicer.ALLOW,
             ),

@@ -14,6 +14,7 @@ from chassis.agent import LeaseFile, build_agent
 from chassis.audit import Audit
 from chassis.clock import SystemClock
 from chassis.consent import ConsentFile
+from chassis.domain_book import DomainBook
 from chassis.domains import load_domains
 from chassis.errors import CalyxError
 from chassis.exchange.files import FilesExchange
@@ -78,6 +79,8 @@ def main() -> None:
         HealthCollector(guardian.health, lambda: len(guardian.incidents(limit=1000, open_only=True)))
     )
     consents = ConsentFile(layout)
+    domains = load_domains(DEPLOY / "domains")
+    book = DomainBook(layout, domains, clock)
     kill_switch = KillSwitch(layout.kill_switch)
     verifier = Verifier(layout.keys / "grant.pub")
     agent = build_agent(
@@ -87,7 +90,7 @@ def main() -> None:
         exchange=FilesExchange(layout.svf, clock, verifier.valid, kill_switch),
         verifier=verifier.valid,
         kill_switch=kill_switch,
-        domains=load_domains(DEPLOY / "domains").values(),
+        domains=domains.values(),
         clock=clock,
         audit=audit,
         leases=leases,
@@ -119,7 +122,7 @@ def main() -> None:
                     executor,
                     clock,
                     lambda checks: run_checks(
-                        checks, roots=[layout.root, *consents.folders()], health=guardian.state_of
+                        checks, roots=[layout.root, *consents.folders(), *book.folders()], health=guardian.state_of
                     ),
                 ),
                 probe_servicer.ALLOW,

@@ -66,6 +66,8 @@ SELECT * FROM task WHERE id = ?;
 SELECT * FROM task WHERE (?1 = '' OR state = ?1) AND (?2 = '' OR domain = ?2) ORDER BY created_at DESC, id DESC LIMIT ?3;
 -- name: tasks_open
 SELECT * FROM task WHERE state IN ('held', 'waiting', 'ready', 'claimed') ORDER BY created_at, id;
+-- name: domains_out
+SELECT DISTINCT domain FROM task WHERE state IN ('waiting', 'ready', 'claimed') AND dispatched_at IS NOT NULL;
 -- name: tasks_inbox
 SELECT * FROM task WHERE approved_as = '' AND (state = 'proposed' OR (state = 'rehearsed' AND scored = 1))
     AND state IN ('proposed', 'rehearsed') ORDER BY created_at DESC, id DESC LIMIT ?;
