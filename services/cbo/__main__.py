@@ -1,6 +1,5 @@
 """`python -m services.cbo`: reads the settings and wires the overseer."""
 
-import asyncio
 import os
 from importlib.metadata import version
 
@@ -100,7 +99,7 @@ def main() -> None:
             Served(
                 agent_servicer.FULL_NAME,
                 agent_pb2_grpc.add_AgentServiceServicer_to_server,
-                agent_servicer.AgentServicer(overseer, outside, asyncio.sleep),
+                agent_servicer.AgentServicer(overseer, outside, agent_servicer.until_woken),
                 agent_servicer.ALLOW,
             ),
         ],

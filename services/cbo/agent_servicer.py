@@ -1,9 +1,13 @@
 """AgentService: decode → ask → encode. Long polls wait in the loop, never in a thread."""
 
+import asyncio
+import contextlib
 import math
+import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC
-from typing import Any, TypeVar
+from typing import Any
 
 from calyx.agent.v1 import agent_pb2 as pb
 from calyx.agent.v1 import agent_pb2_grpc
@@ -11,12 +15,13 @@ from google.protobuf.duration_pb2 import Duration
 
 from chassis.canonical import canonical_json
 from chassis.domains import DomainManifest
-from chassis.errors import PermissionDenied
+from chassis.errors import PermissionDenied, ResourceExhausted
 from chassis.exchange.port import Holder
 from chassis.executor import Executor
 from chassis.rpc.auth import AGENT, agent_caller, agent_of, caller
 from services.cbo import joining, wire
-from services.cbo.joining import Answer, Claimed, Held, Joining, Sample
+from services.cbo.answers import Answer
+from services.cbo.joining import Claimed, Held, Joining, Sample
 from services.cbo.overseer import Overseer
 from services.cbo.ports import Recalled
 from services.cbo.proposals import Wish
@@ -31,19 +36,31 @@ ALLOW: Mapping[str, frozenset[str]] = dict.fromkeys(
 """Nobody else: a person and the services have their own ways, and an agent has no other."""
 
 MAX_WAIT_SECONDS = 30.0
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 1.0
+"""How often a long poll looks by itself; what happens in the CBO wakes it at once."""
+
+MAX_WAITING = 64
+"""Long polls of one agent at a time."""
+
 MARGIN_SECONDS = 0.5
 """A long poll ends this long before its caller's deadline, so that the answer arrives."""
 
-Pause = Callable[[float], Awaitable[None]]
-T = TypeVar("T")
+Pause = Callable[[asyncio.Event, float], Awaitable[None]]
+
+
+async def until_woken(woken: asyncio.Event, seconds: float) -> None:
+    """Wait in the loop for the event, at most so long."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(woken.wait(), seconds)
 
 
 class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
-    """`pause` waits in the loop; None: nothing is waited for (a virtual station, whose clock others move)."""
+    """`pause` waits in the loop (`until_woken`); None: nothing is waited for, as on a virtual station."""
 
     def __init__(self, overseer: Overseer, executor: Executor, pause: Pause | None = None) -> None:
         self._overseer, self._executor, self._pause = overseer, executor, pause
+        self._waiting: Counter[str] = Counter()
+        self._returning: set[asyncio.Future[None]] = set()
 
     @property
     def _joining(self) -> Joining:
@@ -79,29 +96,41 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     async def AwaitTask(self, request: pb.AwaitTaskRequest, context: Any) -> pb.AwaitTaskResponse:
         agent, task_id = _who(), request.task_id
         first = await self._executor.run(self._joining.task, agent, task_id)
-        seen = request.seen_state or first.state
+        if first.state != request.seen_state or joining.ended(first):
+            return pb.AwaitTaskResponse(task=task_to_wire(first))
+        last = first
 
-        def look() -> pb.AgentTask | None:
-            task = self._joining.task(agent, task_id)
-            news = task.state != seen or task.approved_as != first.approved_as or task.scored != first.scored
-            return task_to_wire(task) if news else None
+        def look() -> bool:
+            nonlocal last
+            last = self._joining.task(agent, task_id)
+            return (last.state, last.approved_as) != (first.state, first.approved_as)
 
-        found = await self._until(look, _seconds(request.wait), context)
-        return pb.AwaitTaskResponse(
-            task=found or task_to_wire(await self._executor.run(self._joining.task, agent, task_id))
-        )
+        await self._until(look, agent, _seconds(request.wait), context)
+        return pb.AwaitTaskResponse(task=task_to_wire(last))
 
     async def Claim(self, request: pb.ClaimRequest, context: Any) -> pb.ClaimResponse:
         agent = _who()
         holder = _holder(request.holder) if request.HasField("holder") else None
-        last = Claimed(claims=())
+        turn, gone, last = threading.Lock(), False, Claimed(claims=())
 
-        def look() -> Claimed | None:
+        def look() -> bool:
             nonlocal last
-            last = self._joining.claim(agent, request.session, request.limit, request.task_id, holder)
-            return last if last.claims else None
+            taken = self._joining.claim(agent, request.session, request.limit, request.task_id, holder)
+            with turn:
+                last = taken
+            if gone:
+                self._joining.give_back(taken)
+            return bool(taken.claims)
 
-        await self._until(look, _seconds(request.wait), context)
+        try:
+            await self._until(look, agent, _seconds(request.wait), context)
+        except asyncio.CancelledError:  # the caller went away; what a thread takes meanwhile, it gives back itself
+            with turn:
+                gone, taken = True, last
+            back = asyncio.ensure_future(self._executor.run(self._joining.give_back, taken))
+            self._returning.add(back)
+            back.add_done_callback(self._returning.discard)
+            raise
         return pb.ClaimResponse(
             claims=[
                 pb.Claimed(
@@ -188,18 +217,33 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
 
         return await self._executor.run(find)
 
-    async def _until(self, look: Callable[[], T | None], wait_seconds: float, context: Any) -> T | None:
-        """Look until there is something, or the wait (or the caller's deadline) is over."""
-        clock = self._overseer.bridge.clock
+    async def _until(self, look: Callable[[], bool], agent: str, wait_seconds: float, context: Any) -> None:
+        """Look until it finds something, or the wait (or the caller's deadline) is over. No thread waits meanwhile."""
+        if await self._executor.run(look) or self._pause is None:
+            return
+        clock, loop, woken = self._overseer.bridge.clock, asyncio.get_running_loop(), asyncio.Event()
+        woken.set()  # look once more after one begins to listen
         left = context.time_remaining()
         wait = min(wait_seconds, MAX_WAIT_SECONDS, math.inf if left is None else left - MARGIN_SECONDS)
         ends = clock.monotonic() + wait
-        while True:
-            found = await self._executor.run(look)
-            left = ends - clock.monotonic()
-            if found is not None or self._pause is None or left <= 0:
-                return found
-            await self._pause(min(LOOK_SECONDS, left))
+        if self._waiting[agent] >= MAX_WAITING:
+            raise ResourceExhausted(f"{agent} waits in {MAX_WAITING} calls already; let them end first")
+
+        def wake() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(woken.set)
+
+        stop = self._overseer.bridge.bell.listen(wake)
+        self._waiting[agent] += 1
+        try:
+            while (left := ends - clock.monotonic()) > 0:
+                await self._pause(woken, min(LOOK_SECONDS, left))
+                woken.clear()
+                if await self._executor.run(look):
+                    return
+        finally:
+            stop()
+            self._waiting[agent] -= 1
 
     def _domain(self, manifest: DomainManifest) -> pb.AgentDomain:
         root = str(self._overseer.bridge.layout.root)
@@ -257,10 +301,12 @@ def _experience(found: Recalled) -> pb.Experience:
     return pb.Experience(
         id=found.id,
         cosine=found.cosine,
+        objective=found.objective,
         domain=found.domain,
         procedure=found.procedure,
         outcome=found.outcome,
         tes=found.tes,
+        at=wire.stamp(found.at),
     )
 
 

@@ -139,16 +139,17 @@ class Registry:
         with self._lock:
             return [agent for agent, _ in sorted(self._known.values(), key=lambda each: each[0].name)]
 
-    def flush(self, *, now: bool = False) -> None:
-        """Write signs of life down, now and then."""
+    def flush(self) -> bool:
+        """Write signs of life down, now and then; True when it was time."""
         with self._lock:
-            if not now and self._clock.monotonic() - self._flushed < FLUSH_SECONDS:
-                return
+            if self._clock.monotonic() - self._flushed < FLUSH_SECONDS:
+                return False
             self._flushed = self._clock.monotonic()
             with self._store.transaction():
                 for name in sorted(self._seen):
                     self._keep(*self._known[name])
             self._seen.clear()
+            return True
 
     def _find(self, name: str) -> tuple[Agent, str]:
         if name not in self._known:

@@ -15,6 +15,7 @@ from chassis.exchange.port import Exchange
 from chassis.ids import Ids
 from chassis.killswitch import KillSwitch
 from chassis.layout import Layout
+from services.cbo.bell import Bell
 from services.cbo.consents import Consents
 from services.cbo.ladder import Ladder
 from services.cbo.policy import Policy, Ruling
@@ -133,6 +134,8 @@ class Bridge:
     consents: Consents
     options: Options
     fault: Callable[[str], None] = no_fault
+    bell: Bell = field(default_factory=Bell)
+    """Rung when a task was published, has moved or was answered."""
 
     def approved(self, domain: str) -> Approval | None:
         """Which edition of an outside program's domain a person approved; None for built-in ones and unknown ones."""

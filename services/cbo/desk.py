@@ -124,6 +124,7 @@ class Desk:
         bridge.audit.write("task.approved", task=task.id, second=second.id, plan=plan_digest, by=who)
         if not hold:
             self._dispatcher.send([second])
+        bridge.bell.ring()
         return bridge.store.task(second.id)
 
     def _approvable(self, task: Task, plan_digest: str) -> None:
@@ -166,6 +167,7 @@ class Desk:
         if again:
             bridge.store.run("task_requeued", task.id)  # once more: the reaper may have seen it dead in between
         intake(bridge, [bridge.store.task(task.id)])
+        bridge.bell.ring()
         if not again:
             raise Refused(f"the exchange does not take {task_id} back: {bridge.store.task(task_id).why or 'no grant'}")
         return bridge.store.task(task.id)
@@ -180,6 +182,7 @@ class Desk:
         self._bridge.store.answer_task(task, "rejected", f"rejected by {who}: {why}" if why else f"rejected by {who}")
         self._bridge.audit.write("task.rejected", task=task_id, by=who, why=why)
         self._bridge.store.run("objectives_finished")
+        self._bridge.bell.ring()
         return self._bridge.store.task(task_id)
 
     def cancel(self, task_id: str, why: str, who: str) -> Task:
@@ -194,6 +197,7 @@ class Desk:
         ):
             bridge.store.answer_task(task, "cancelled", reason)
             bridge.audit.write("task.cancelled", task=task_id, by=who, why=why)
+            bridge.bell.ring()
             return bridge.store.task(task_id)
         if task.state not in OPEN:
             raise Refused(f"{task_id} is {task.state}; there is nothing to cancel")

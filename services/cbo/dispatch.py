@@ -121,6 +121,7 @@ class Dispatcher:
                     "task_dispatched", task.state, now, json.dumps(task.gates), int(task.level), int(task.rehearsal),
                     task.id,
                 )  # fmt: skip
+        self._bridge.bell.ring()
         return sent
 
     def manifest(self, task: Task) -> Manifest:
@@ -177,6 +178,7 @@ def intake(bridge: Bridge, only: Sequence[Task] | None = None) -> None:
             moved = bridge.store.move_task(task, move, bridge.clock.now())
             if moved and task.undo_of and move.ack is not None and move.ack.get("status") == "undone":
                 mark_undone(bridge, task)
+    bridge.bell.ring()
 
 
 def follow(bridge: Bridge, task: Task) -> Task:

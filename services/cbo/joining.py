@@ -3,25 +3,25 @@
 Stateless between calls: a claim is (agent, session, task, epoch), so that a restart of the CBO loses none.
 """
 
-import json
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal, get_args
+from typing import Literal
 
 from chassis.agent import LeaseFile
-from chassis.canonical import canonical_json, digest
 from chassis.clock import iso, parse_iso
 from chassis.domains import DomainManifest, Level
 from chassis.errors import AlreadyAcked, InvalidInput, LeaseLost, NotFound, PermissionDenied
-from chassis.exchange import rules
-from chassis.exchange.manifest import Ack, AckStatus, Manifest, TaskId
+from chassis.exchange.manifest import Manifest, TaskId
 from chassis.exchange.port import Claim, Holder
-from chassis.probing import KINDS
+from services.cbo import holders
 from services.cbo.agents import Agent, Registry
+from services.cbo.answers import Answer, ack_of
 from services.cbo.bridge import Bridge
 from services.cbo.dispatch import Dispatcher, follow
+from services.cbo.pace import Pace
 from services.cbo.ports import Recalled
 from services.cbo.proposals import Proposals, Wish
 from services.cbo.tasks import OPEN, Task
@@ -33,8 +33,7 @@ HEARTBEAT_SECONDS = 1.0
 SESSION = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 MAX_CLAIMS = 16
 MAX_TEXT = 2000
-MAX_ACK_BYTES = 1024 * 1024
-"""Of an outside agent's ack, as canonical JSON."""
+SAMPLES_KEPT = timedelta(minutes=10)
 
 Order = Literal["GO_ON", "THROTTLE", "SLEEP", "STOP", "LOST"]
 
@@ -76,23 +75,6 @@ class Claimed:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """An agent's account of its work, before it is believed in form. JSON texts may be empty."""
-
-    status: str
-    detail: str = ""
-    files_changed: int = 0
-    plan_json: str = ""
-    plan_digest: str = ""
-    effects_json: str = ""
-    claims_json: str = ""
-    cost: dict[str, float]
-    applied: bool = False
-    reverted: bool = False
-    duration_seconds: float | None = None
-
-
 class Joining:
     """Thread-safe. `agent` is the caller's name; what it may see is its own domains and its own tasks."""
 
@@ -106,8 +88,10 @@ class Joining:
     ) -> None:
         self._bridge, self._registry, self._valid, self._leases = bridge, registry, valid, leases
         self._proposals = Proposals(bridge, dispatcher)
+        self._wishes = Pace(bridge.clock, burst=300, per_second=2.0)
+        self._words = Pace(bridge.clock, burst=60, per_second=0.5)
         self.samples: dict[str, Sample] = {}
-        """By task, of those that are claimed now."""
+        """The last one of each task that is claimed now."""
 
     def join(self, agent: str, version: str, capabilities: Sequence[str]) -> list[DomainManifest]:
         """Hello. Returns the domains it may work in."""
@@ -128,6 +112,7 @@ class Joining:
         known = self._registry.seen(agent)
         if wish.domain not in known.domains:
             raise PermissionDenied(f"the token of {agent} is not for {wish.domain[:120] or 'no domain'}")
+        self._wishes.take(agent, "proposals")
         return self._proposals.make(wish, owner=agent)
 
     def task(self, agent: str, task_id: str) -> Task:
@@ -155,6 +140,7 @@ class Joining:
             raise InvalidInput(f"at most {MAX_CLAIMS} tasks are claimed at once")
         if task_id:
             self.task(agent, task_id)
+        holder = None if holder is None else holders.accepted(holder)
         reason = self._asleep(agent)
         worker = f"{agent}.{session}"
         taken: list[tuple[Claim, Task]] = []
@@ -171,6 +157,13 @@ class Joining:
         if not taken and self._bridge.kill_switch.engaged():
             reason = f"the kill switch is engaged: {self._bridge.kill_switch.why() or 'no reason given'}"
         return Claimed(claims=tuple(taken), reason="" if taken else reason)
+
+    def give_back(self, claimed: Claimed) -> None:
+        """Claims that nobody has heard of, because their caller went away."""
+        for claim, task in claimed.claims:
+            with contextlib.suppress(LeaseLost):
+                self._bridge.exchange.nack(claim, 0.0, "its caller went away before it heard of the claim")
+                follow(self._bridge, self._bridge.store.task(task.id))
 
     def _candidates(self, agent: Agent, task_id: str) -> list[Task]:
         """Dispatched tasks of its own that may be ready by now: undos first, then the oldest."""
@@ -255,16 +248,13 @@ class Joining:
     def ack(self, agent: str, held: Held, answer: Answer) -> tuple[str, bool]:
         """The status on record, and whether it is this one's. Raises LeaseLost, InvalidInput (nothing is recorded)."""
         claim = self._claim_of(agent, held)
-        made = _ack(claim, answer, self._bridge.clock.now(), self._claimed_at(claim))
-        if why := rules.disbelieved(claim.manifest, made):
-            raise InvalidInput(f"{why}; nothing was recorded")
+        made = ack_of(claim, answer, now=self._bridge.clock.now(), claimed_at=self._claimed_at(claim))
         try:
             self._bridge.exchange.ack(claim, made)
         except AlreadyAcked:
             known = self._bridge.exchange.get(claim.manifest.task_id).ack
             return (known.status if known is not None else "", False)
-        finally:
-            self.samples.pop(held.task_id, None)
+        self.samples.pop(held.task_id, None)
         self._bridge.audit.write(
             f"task.{made.status}", task=held.task_id, domain=claim.manifest.domain, agent=agent, epoch=held.epoch,
             files_changed=made.files_changed, applied=made.applied, reverted=made.reverted,
@@ -307,6 +297,7 @@ class Joining:
             raise InvalidInput(f"a report has 1 to {MAX_TEXT:,} characters")
         if task_id:
             self.task(agent, task_id)
+        self._words.take(agent, "reports")
         self._registry.reported(agent, text.strip())
         self._bridge.audit.write("agent.reported", agent=agent, text=text.strip(), task=task_id)
 
@@ -319,65 +310,18 @@ class Joining:
     def level(self, domain: str) -> Level:
         return self._bridge.ladder.standing(domain).level
 
+    def tidy(self) -> None:
+        """Forget what belongs to claims that are no more."""
+        now = self._bridge.clock.now()
+        for task_id in [each for each, sample in list(self.samples.items()) if now - sample.at > SAMPLES_KEPT]:
+            self.samples.pop(task_id, None)
+        self._bridge.store.run("agent_claims_prune")
+
 
 def waits_for_person(task: Task) -> bool:
-    return not task.approved_as and (task.state == "proposed" or (task.state == "rehearsed" and task.scored))
+    return not task.approved_as and task.state in ("proposed", "rehearsed")
 
 
 def ended(task: Task) -> bool:
     """Nothing more comes of it by itself; a rehearsal that nobody answered yet has not ended."""
     return bool(task.approved_as) or task.state not in (*OPEN, "proposed", "rehearsed")
-
-
-def _ack(claim: Claim, answer: Answer, now: datetime, claimed_at: datetime) -> Ack:
-    """The ack in the station's own form. Times are the CBO's: it ends now, and began not before the claim."""
-    if answer.status not in get_args(AckStatus) or answer.status == "expired":
-        raise InvalidInput(f"{answer.status[:40]!r} is no status of an ack: rehearsed, done, no_work, failed, "
-                           "cancelled or undone")  # fmt: skip
-    elapsed = max(0.0, (now - claimed_at).total_seconds())
-    said = answer.duration_seconds
-    seconds = elapsed if said is None or not 0.0 <= said <= elapsed else said
-    plan = _parsed(answer.plan_json, "plan_json", dict) or {}
-    claims = _parsed(answer.claims_json, "claims_json", list) or []
-    effects = _parsed(answer.effects_json, "effects_json", list) or []
-    for each in claims:
-        if not isinstance(each, dict) or each.get("kind") not in KINDS:
-            raise InvalidInput(f"claims are objects with a kind of {', '.join(sorted(KINDS))}; nothing was recorded")
-    made = {
-        "task_id": claim.manifest.task_id,
-        "epoch": claim.epoch,
-        "agent": claim.manifest.owner,
-        "status": answer.status,
-        "started_at": iso(now - timedelta(seconds=seconds)),
-        "ended_at": iso(now),
-        "duration_seconds": seconds,
-        "detail": answer.detail[:MAX_TEXT],
-        "files_changed": max(0, answer.files_changed),
-        "plan": plan,
-        "plan_digest": (answer.plan_digest[:64] or digest(plan.get("changes", plan))) if plan else "",
-        "effects": effects,
-        "claims": claims,
-        "cost": answer.cost,
-        "applied": answer.applied,
-        "reverted": answer.reverted,
-    }
-    try:
-        ack = Ack.from_json(made)
-        size = len(canonical_json(ack.to_json()))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InvalidInput(f"not an ack: {error}; nothing was recorded") from error
-    if size > MAX_ACK_BYTES:
-        raise InvalidInput(f"an ack has at most {MAX_ACK_BYTES} bytes, this one {size}; nothing was recorded")
-    return ack
-
-
-def _parsed(text: str, name: str, kind: type) -> Any:
-    if not text:
-        return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"{name} is not JSON; nothing was recorded") from error
-    if not isinstance(value, kind):
-        raise InvalidInput(f"{name} is a JSON {'object' if kind is dict else 'list'}; nothing was recorded")
-    return value

@@ -192,7 +192,8 @@ class Overseer:
         self.bridge.consents.notice()
         self.bridge.exchange.sweep()
         intake(self.bridge)
-        self.agents.flush()
+        if self.agents.flush():
+            self.joining.tidy()
 
     def run_pulse(self) -> Json:
         """One Bridge Pulse, now; the next one waits until it has ended. Returns its summary."""

@@ -246,6 +246,8 @@ def _recalled(match: memory_pb2.Match) -> Recalled:
         outcome=_OUTCOME_NAMES.get(found.outcome, "unknown"),
         tes=found.tes if found.HasField("tes") else None,
         rehearsal=found.context.get("rehearsal") == "true",
+        objective=found.objective,
+        at=_time(found.occurred_at) if found.HasField("occurred_at") else None,
     )
 
 

@@ -131,6 +131,8 @@ class Recalled:
     outcome: Outcome
     tes: float | None
     rehearsal: bool
+    objective: str = ""
+    at: datetime | None = None
 
     def to_json(self) -> Json:
         return {

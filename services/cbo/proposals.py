@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from chassis.canonical import sha256_hex
 from chassis.domains import DomainManifest
 from chassis.errors import CalyxError, InvalidInput, NotFound, PermissionDenied, Refused, ResourceExhausted
+from chassis.exchange.manifest import TaskId
 from chassis.rng import Rng
 from services.cbo import objectives
 from services.cbo.bridge import Bridge
@@ -45,30 +46,30 @@ class Proposals:
     def make(self, wish: Wish, owner: str = "") -> Task:
         """The task, whatever the gates made of it. `owner`: the domain has to be this agent's.
 
-        Raises InvalidInput, NotFound (no such domain), PermissionDenied (somebody else's), Refused (the same wish
-        waits for a person already), ResourceExhausted (too many open tasks).
+        A wish that waits for a person already is not made again: it is that task. Raises InvalidInput, NotFound (no
+        such domain), PermissionDenied (somebody else's), Refused (the same words wait with other params),
+        ResourceExhausted (too many open tasks).
         """
         bridge = self._bridge
         _check(wish)
         task_id = proposed_id(bridge.station_id, wish.source, wish.key)
-        if (known := bridge.store.find_task(task_id)) is not None:
+        if (known := self._known(task_id)) is not None:
             return known
         manifest = bridge.domains.get(wish.domain)
         if manifest is None:
             raise NotFound(f"there is no domain {wish.domain[:120]} on this station; sign its manifest and approve it")
         if owner and manifest.owner != owner:
             raise PermissionDenied(f"{wish.domain} is done by {manifest.owner}, not by {owner}")
-        self._bounded(wish, manifest)
         made = self._planned(wish, manifest, task_id)
+        if (known := self._admitted(made)) is not None:
+            return known
         task, gated = self._dispatcher.gate(made)
         state = STATE_OF[gated.verdict]
         task = replace(task, state=state, why="" if state == "ready" else gated.reason)
         with self._turn:
-            if (known := bridge.store.find_task(task_id)) is None:
-                self._bounded(wish, manifest)
-                bridge.store.add_task(task)
-        if known is not None:
-            return known
+            if (known := self._known(task_id) or self._admitted(task)) is not None:
+                return known
+            bridge.store.add_task(task)
         bridge.audit.write(
             "policy.blocked" if gated.verdict == "refuse" else "task.proposed", task=task.id, domain=task.domain,
             by=wish.source, state=state, why=gated.reason,
@@ -77,16 +78,27 @@ class Proposals:
             self._dispatcher.send([task])
         return bridge.store.task(task.id)
 
-    def _bounded(self, wish: Wish, manifest: DomainManifest) -> None:
-        rows = self._bridge.store.rows("tasks_waiting_like", _objective_id(wish))
-        if rows and rows[0]["state"] == "proposed":
-            raise Refused(
-                f"the same waits for a person already as {rows[0]['id']}; wait for its answer", task=rows[0]["id"]
-            )
-        if len(self._bridge.store.rows("tasks_of_owner", manifest.owner, MAX_OPEN)) >= MAX_OPEN:
-            raise ResourceExhausted(f"{manifest.owner} has {MAX_OPEN} tasks that have not ended; nothing was taken in")
+    def _known(self, task_id: str) -> Task | None:
+        rows = self._bridge.store.rows("alias", task_id)
+        return self._bridge.store.find_task(rows[0]["task_id"] if rows else task_id)
 
-    def _planned(self, wish: Wish, manifest: DomainManifest, task_id: str) -> Task:
+    def _admitted(self, made: Task) -> Task | None:
+        """None when there is room for it; the same wish, if it waits for a person already."""
+        store = self._bridge.store
+        waiting = next(iter(store.tasks("tasks_waiting_like", made.objective_id)), None)
+        if waiting is not None and waiting.state == "proposed":
+            if (waiting.params, waiting.source) != (made.params, made.source):
+                raise Refused(
+                    f"{waiting.id} waits for a person with the same words and other params; wait for its answer",
+                    task=waiting.id,
+                )
+            store.run("alias_insert", made.id, waiting.id)
+            return waiting
+        if len(store.rows("tasks_of_owner", made.owner, MAX_OPEN)) >= MAX_OPEN:
+            raise ResourceExhausted(f"{made.owner} has {MAX_OPEN} tasks that have not ended; nothing was taken in")
+        return None
+
+    def _planned(self, wish: Wish, manifest: DomainManifest, task_id: TaskId) -> Task:
         """As the pulse plans: recall, a procedure by its posterior, a prediction before the act."""
         bridge, now = self._bridge, self._bridge.clock.now()
         params = {**manifest.params, **wish.params}
@@ -103,7 +115,7 @@ class Proposals:
             Rng.of(bridge.station_id, task_id),
         )
         return Task(
-            id=proposed_id(bridge.station_id, wish.source, wish.key),
+            id=task_id,
             domain=manifest.domain,
             procedure=choice.procedure,
             owner=manifest.owner,

@@ -52,6 +52,11 @@ class Wire:
         self.thread.start()
         self.serve()
 
+    async def pause(self, woken: asyncio.Event, seconds: float) -> None:
+        """Waiting moves the station's clock; whoever is to wake it may come in between."""
+        self.station.clock.advance(seconds)
+        await asyncio.sleep(0)
+
     def serve(self) -> None:
         """With the overseer that the station has now, as after a restart."""
         cbo = self.station.cbo
@@ -68,7 +73,7 @@ class Wire:
                     Served(
                         agent_servicer.FULL_NAME,
                         agent_pb2_grpc.add_AgentServiceServicer_to_server,
-                        agent_servicer.AgentServicer(cbo, self.executor, asyncio.sleep),
+                        agent_servicer.AgentServicer(cbo, self.executor, self.pause),
                         agent_servicer.ALLOW,
                     ),
                 ],

@@ -21,6 +21,12 @@ CREATE TABLE agent_claim (
     PRIMARY KEY (task_id, epoch)
 ) STRICT, WITHOUT ROWID;
 
+-- A wish that was waiting for a person already under another key: both keys mean that one task.
+CREATE TABLE proposal_alias (
+    id      TEXT PRIMARY KEY,
+    task_id TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- Who wished for a task (agent:<name>, inbox; '' is the CBO's own plan), and a shorter life than its domain's.
 ALTER TABLE task ADD COLUMN source TEXT NOT NULL DEFAULT '';
 ALTER TABLE task ADD COLUMN ttl_seconds REAL;

@@ -192,6 +192,13 @@ INSERT OR REPLACE INTO agent_claim (task_id, epoch, worker, claimed_at) VALUES (
 SELECT worker, claimed_at FROM agent_claim WHERE task_id = ? AND epoch = ?;
 -- name: agent_claims_drop
 DELETE FROM agent_claim WHERE task_id = ?;
+-- name: agent_claims_prune
+DELETE FROM agent_claim WHERE NOT EXISTS (
+    SELECT 1 FROM task WHERE task.id = agent_claim.task_id AND task.state IN ('held', 'waiting', 'ready', 'claimed'));
+-- name: alias
+SELECT task_id FROM proposal_alias WHERE id = ?;
+-- name: alias_insert
+INSERT OR IGNORE INTO proposal_alias (id, task_id) VALUES (?, ?);
 -- name: tasks_of_owner
 SELECT * FROM task INDEXED BY task_owner_open
 WHERE owner = ?1 AND state IN ('held', 'proposed', 'waiting', 'ready', 'claimed') AND approved_as = ''
