@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -254,6 +254,11 @@ class Custody:
 
     def sweep_dependencies(self) -> None:
         self._dependants.sweep()
+
+    def lately_ended(self) -> Iterator[TaskId]:
+        """What ended by this process's hand since the last call."""
+        while self._dependants.lately:
+            yield self._dependants.lately.popleft()
 
     def _go_on(self, task_id: TaskId, manifest: Manifest) -> None:
         """All that a waiting task waited for has ended."""

@@ -23,6 +23,7 @@ class Dependants:
         self._folder, self._go_on = folder, go_on
         self._root = folder.root / "awaited"
         self._turn = threading.local()
+        self.lately: deque[TaskId] = deque(maxlen=20_000)
 
     def watch(self, manifest: Manifest) -> None:
         """Mark the task at a dependency that is open, or let it go on if none is."""
@@ -38,6 +39,7 @@ class Dependants:
 
     def ended(self, task_id: TaskId) -> None:
         """Its ack is there. What ends by that in turn is worked off here too, however long the chain."""
+        self.lately.append(task_id)
         queue: deque[TaskId] | None = getattr(self._turn, "queue", None)
         if queue is not None:
             queue.append(task_id)

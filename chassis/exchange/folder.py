@@ -152,15 +152,16 @@ class Folder:
     def holders(self) -> list[str]:
         return names(self.root / "claimed")
 
+    def folders(self, state: TaskState) -> list[Path]:
+        if state == "ready":
+            return [self.root / "ready" / p / q for p in names(self.root / "ready") for q in self.priorities(p)]
+        if state == "claimed":
+            return [self.root / "claimed" / worker for worker in self.holders()]
+        return [self.root / state]
+
     def each(self, state: TaskState) -> Iterator[Path]:
         """Every entry of a state's folders, task or not, in order."""
-        if state == "ready":
-            folders = [self.root / "ready" / p / q for p in names(self.root / "ready") for q in self.priorities(p)]
-        elif state == "claimed":
-            folders = [self.root / "claimed" / worker for worker in self.holders()]
-        else:
-            folders = [self.root / state]
-        for folder in folders:
+        for folder in self.folders(state):
             for name in names(folder):
                 if not (state == "claimed" and name.endswith(BESIDE)) and not name.endswith(".reason.json"):
                     yield folder / name

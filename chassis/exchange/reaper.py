@@ -4,14 +4,24 @@ import threading
 from datetime import datetime
 from pathlib import Path
 
+import structlog
+
 from chassis.clock import Clock
 from chassis.exchange import rules
 from chassis.exchange.custody import Custody
 from chassis.exchange.folder import Folder, Place, Ungranted, there
-from chassis.exchange.manifest import Manifest
-from chassis.exchange.moves import Unfit, names, read_regular
-from chassis.exchange.port import Swept
+from chassis.exchange.holders import end, read_holder
+from chassis.exchange.manifest import Manifest, TaskId
+from chassis.exchange.moves import Unfit, names, read_regular, remove
+from chassis.exchange.port import Swept, TaskState
 from chassis.killswitch import KillSwitch
+
+log = structlog.get_logger(__name__)
+
+
+UNHELD: tuple[TaskState, ...] = ("held", "waiting", "ready")
+FRESH_A_SWEEP = 5000
+"""So many tasks not seen before are read in one sweep, that a flood of them does not keep it from the leases."""
 
 
 class Reaper:
@@ -22,36 +32,65 @@ class Reaper:
     ) -> None:
         self._folder, self._custody, self._clock, self._kill_switch = folder, custody, clock, kill_switch
         self._leases = rules.Leases(lease_seconds)
-        self._known: dict[Path, Manifest] = {}
+        self._known: dict[tuple[str, str], Manifest] = {}
+        self._open: dict[TaskId, set[str]] = {}
+        """Dependencies without an ack, and the names of the files that wait for each."""
         self._lock = threading.Lock()
 
     def sweep(self) -> Swept:
         with self._lock:
             now, swept = self._clock.now(), rules.Sweeping()
-            pauses = self._folder.read_pauses()
-            if pauses.observe(self._kill_switch.engaged(), now):
+            pauses, engaged = self._folder.read_pauses(), self._kill_switch.engaged()
+            if pauses.observe(engaged, now):
                 self._folder.write_pauses(pauses)
             for worker in self._folder.holders():
                 self._custody.finish_acks(worker)
-            known: dict[Path, Manifest] = {}
-            for state in ("held", "waiting", "ready"):
-                for path in self._folder.each(state):
-                    place = self._folder.parse(state, path)
-                    manifest = self._read(place, path, swept)
-                    if place is not None and manifest is not None and not self._settle(place, manifest, now, swept):
-                        known[path] = manifest
-            self._known = known
+            self._custody.sweep_dependencies()
+            self._settle_all(now, engaged, swept)
             self._reap_claims(swept)
             self._tidy()
             return swept.swept()
+
+    def _settle_all(self, now: datetime, engaged: bool, swept: rules.Sweeping) -> None:
+        """Every task that nobody holds, but only those are looked into that time or an ack may have moved."""
+        known: dict[tuple[str, str], Manifest] = {}
+        again = {name for dep in list(self._open) if self._folder.ended(dep) for name in self._open.pop(dep)}
+        fresh = 0
+        for state in UNHELD:
+            for folder in self._folder.folders(state):
+                where = str(folder)
+                for name in names(folder):
+                    manifest = self._known.get((where, name))
+                    quiet = state != "waiting" or (name.endswith(".waiting") and name not in again)
+                    if manifest is not None and quiet and (engaged or now < manifest.expires_at):
+                        known[where, name] = manifest
+                        continue
+                    fresh += manifest is None
+                    if manifest is None and fresh > FRESH_A_SWEEP:
+                        continue
+                    place = self._folder.parse(state, folder / name)
+                    manifest = manifest or self._read(place, folder / name, swept)
+                    if place is None or manifest is None:
+                        continue
+                    moved = self._settle(place, manifest, now, swept)
+                    for ended in self._custody.lately_ended():
+                        again |= self._open.pop(ended, set())
+                    if not moved:
+                        known[where, name] = manifest
+                        self._wait_for(name, manifest)
+        self._known = known
+
+    def _wait_for(self, name: str, manifest: Manifest) -> None:
+        if name.endswith(".waiting"):
+            for dependency in manifest.dependencies:
+                if self._folder.ended(dependency) is None:
+                    self._open.setdefault(dependency, set()).add(name)
 
     def _read(self, place: Place | None, path: Path, swept: rules.Sweeping) -> Manifest | None:
         """The task's manifest, read once for as long as its file stays where it is."""
         if place is None:
             swept.quarantined.append(self._folder.set_aside(path, "its name is no task's"))
             return None
-        if path in self._known:
-            return self._known[path]
         try:
             manifest = self._folder.genuine(place, path.parent.parent.name if place.state == "ready" else None)
         except FileNotFoundError:
@@ -99,6 +138,11 @@ class Reaper:
             if manifest is not None and self._custody.put(place, manifest):
                 swept.requeued.append(place.task_id)
             return
+        holder = read_holder(place.path.with_suffix(".holder"))
+        holder = holder or read_holder(self._folder.root / "workers" / f"{place.path.parent.name}.lock")
+        if holder is not None and not end(holder):
+            log.warning("a stalled holder was killed and is still there", task=place.task_id, pid=holder.pid)
+            return  # not to another hand while this one may still move
         back = self._custody.send_back(place, "its holder's heartbeat stopped")
         if back is not None:
             (swept.dead if back.to == "dead" else swept.requeued).append(place.task_id)
@@ -111,8 +155,8 @@ class Reaper:
         for worker in self._folder.holders():
             for name in names(self._folder.root / "claimed" / worker):
                 beat = self._folder.root / "claimed" / worker / name
-                if name.endswith(".hb") and not there(beat.with_suffix(".claimed")):
-                    beat.unlink(missing_ok=True)
+                if name.endswith((".hb", ".holder")) and not there(beat.with_suffix(".claimed")):
+                    remove(beat)
         for pool in names(self._folder.root / "ready"):
             for priority in self._folder.priorities(pool):
                 try:

@@ -1,12 +1,16 @@
 """Who is alive: a worker's name is a lock that the kernel drops when its process dies."""
 
+import contextlib
 import fcntl
 import os
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
+from chassis.canonical import canonical_json
+from chassis.exchange.holders import holder_of
 from chassis.exchange.moves import names
 
 
@@ -14,7 +18,7 @@ class Slots:
     """Worker names `<agent>-<six digits>`, each held through flock on a file of that name.
 
     A lock says more than a pid: it holds across containers, is never reused by mistake, and is gone at once
-    after kill -9. A dead worker's slot is taken again by the agent's next boot.
+    after kill -9. A dead worker's slot is taken again by the agent's next boot. The file says which process it is.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,4 +67,9 @@ class Slots:
         except OSError:
             os.close(fd)
             return None
+        me = holder_of(os.getpid())
+        if me is not None:
+            with contextlib.suppress(OSError):  # a full disk: then a stalled worker is fenced, but not killed
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, canonical_json(asdict(me)), 0)
         return fd
