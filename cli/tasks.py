@@ -112,18 +112,19 @@ def list_(
     ctx: typer.Context,
     state: Annotated[str, typer.Option(help=f"Only this state: {', '.join(STATES)}.")] = "",
     domain: Annotated[str, typer.Option(help="Only this domain.")] = "",
+    query: Annotated[str, typer.Option(help="Only with all of these words in objective, domain or reason.")] = "",
     last: Annotated[int, typer.Option("--last", min=1, max=500, help="How many.")] = 50,
     json: JsonFlag = False,
 ) -> None:
-    """Tasks, newest first. Example: calyx task list --state rehearsed"""
+    """Tasks, newest first. Example: calyx task list --state failed --query "web logs" """
     from calyx.cbo.v1 import cbo_pb2 as pb
 
     if state and state not in STATES:
         raise InvalidInput(f"{state!r} is not a task's state; choose from {', '.join(STATES)}")
     reach = reach_of(ctx)
-    answer = reach.cbo().ListTasks(pb.ListTasksRequest(limit=last, state=state, domain=domain))
+    answer = reach.cbo().ListTasks(pb.ListTasksRequest(limit=last, state=state, domain=domain, query=query))
     found = sorted((row_json(t) for t in answer.tasks), key=lambda t: t["at"] or "", reverse=True)
-    narrowed = " ".join(word for word in (state, domain) if word)
+    narrowed = " ".join(word for word in (state, domain, query) if word)
     empty = (
         f"No tasks that match ({narrowed}); `calyx task list` shows all."
         if narrowed

@@ -11,7 +11,7 @@ from chassis.canonical import Json
 from chassis.errors import InvalidInput
 from chassis.executor import Executor
 from chassis.rpc.auth import caller
-from services.cbo import wire
+from services.cbo import listing, wire
 from services.cbo.kpis import WINDOW
 from services.cbo.ladder import Rung
 from services.cbo.overseer import Overseer
@@ -108,7 +108,9 @@ class CboServicer(cbo_pb2_grpc.CboServiceServicer):
             if request.waiting_for_person:
                 found = store.tasks("tasks_inbox", limit)
             else:
-                found = store.tasks("tasks", request.state, request.domain, limit)
+                found = listing.tasks(
+                    store, state=request.state, domain=request.domain, query=request.query, limit=limit
+                )
             return [self._task(each) for each in found]
 
         return pb.ListTasksResponse(tasks=await self._executor.run(find))
@@ -252,4 +254,3 @@ def _limit(asked: int, usual: int, most: int) -> int:
     if asked < 0:
         raise InvalidInput("a limit is not negative")
     return min(asked or usual, most)
-

@@ -64,6 +64,18 @@ ON CONFLICT DO NOTHING;
 SELECT * FROM task WHERE id = ?;
 -- name: tasks
 SELECT * FROM task WHERE (?1 = '' OR state = ?1) AND (?2 = '' OR domain = ?2) ORDER BY created_at DESC, id DESC LIMIT ?3;
+-- name: tasks_newest
+SELECT * FROM task ORDER BY created_at DESC, id DESC LIMIT ?;
+-- name: tasks_by_state
+SELECT * FROM task WHERE state = ? ORDER BY created_at DESC, id DESC LIMIT ?;
+-- name: tasks_by_domain
+SELECT * FROM task WHERE domain = ? ORDER BY created_at DESC, id DESC LIMIT ?;
+-- name: tasks_by_both
+SELECT * FROM task WHERE domain = ? AND state = ? ORDER BY created_at DESC, id DESC LIMIT ?;
+-- name: tasks_matching
+SELECT task.* FROM task_text CROSS JOIN task ON task.rowid = task_text.rowid
+WHERE task_text MATCH ?1 AND (?2 = '' OR task.state = ?2) AND (?3 = '' OR task.domain = ?3)
+ORDER BY task_text.rowid DESC LIMIT ?4;
 -- name: tasks_open
 SELECT * FROM task WHERE state IN ('held', 'waiting', 'ready', 'claimed') ORDER BY created_at, id;
 -- name: domains_out
@@ -82,7 +94,12 @@ SELECT * FROM task WHERE undo_of = ? AND undo_of <> '' ORDER BY created_at, id;
 SELECT id, state, created_at FROM task INDEXED BY task_proposed
 WHERE objective_id = ? AND state IN ('proposed', 'rehearsed') AND approved_as = '';
 -- name: task_counts
-SELECT state, count(*) FROM task GROUP BY state;
+SELECT state, sum(n) FROM task_count GROUP BY state HAVING sum(n) > 0;
+-- name: task_depth
+SELECT domain, state, n FROM task_count WHERE state IN ('held', 'proposed', 'waiting', 'ready', 'claimed', 'dead');
+-- name: tasks_ready
+SELECT id, dispatched_at FROM task INDEXED BY task_ready
+WHERE domain = ? AND state = 'ready' AND dispatched_at IS NOT NULL ORDER BY dispatched_at LIMIT ?;
 -- name: task_dispatched
 UPDATE task SET state = ?, dispatched_at = ?, gates = ?, level = ?, rehearsal = ?, why = '' WHERE id = ?
     AND state IN ('ready', 'held') AND dispatched_at IS NULL;

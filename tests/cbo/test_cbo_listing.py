@@ -1,0 +1,101 @@
+"""What `ListTasks` finds, and that no question reads the whole table."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from chassis.domains import Level
+from chassis.errors import InvalidInput
+from chassis.exchange.manifest import TaskId
+from services.cbo import listing
+from services.cbo.store import Store
+from services.cbo.tasks import Move, State, Task
+
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    kept = Store(tmp_path, durable=False)
+    for number, (domain, state, objective) in enumerate(
+        (
+            ("log_rotation", "ready", "rotate the logs of the web server"),
+            ("log_rotation", "done", "rotate old logs"),
+            ("diagnostics", "ready", 'look at the "web" server'),
+            ("diagnostics", "proposed", "look at the disk"),
+        )
+    ):
+        kept.add_task(_task(number, domain, state, objective))  # type: ignore[arg-type] # a tuple's text is no Literal
+    yield kept
+    kept.close()
+
+
+def _task(number: int, domain: str, state: State, objective: str) -> Task:
+    return Task(
+        id=TaskId(f"t-{number}"), domain=domain, procedure="p", owner="governor", state=state, level=Level.EXECUTE,
+        created_at=NOW + timedelta(seconds=number), objective=objective, dispatched_at=NOW,
+    )  # fmt: skip
+
+
+def _found(store: Store, **asked: str) -> list[str]:
+    return [task.id for task in listing.tasks(store, limit=10, **asked)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({}, ["t-3", "t-2", "t-1", "t-0"]),
+        ({"state": "ready"}, ["t-2", "t-0"]),
+        ({"domain": "log_rotation"}, ["t-1", "t-0"]),
+        ({"domain": "log_rotation", "state": "done"}, ["t-1"]),
+        ({"query": "web server"}, ["t-2", "t-0"]),
+        ({"query": "SERV web"}, ["t-2", "t-0"]),
+        ({"query": "logs", "state": "done"}, ["t-1"]),
+        ({"query": "look", "domain": "diagnostics", "state": "proposed"}, ["t-3"]),
+        ({"query": "rotation"}, ["t-1", "t-0"]),
+        ({"query": "done"}, []),
+        ({"query": "disk NOT logs"}, []),
+        ({"query": '"web" -- OR )'}, []),
+    ],
+)
+def test_every_filter_and_word_narrows_and_the_newest_come_first(
+    store: Store, asked: dict[str, str], found: list[str]
+) -> None:
+    assert _found(store, **asked) == found
+
+
+def test_a_query_without_a_word_is_refused(store: Store) -> None:
+    with pytest.raises(InvalidInput, match="no word"):
+        _found(store, query="-- *")
+
+
+def test_the_reason_and_the_new_state_can_be_found_once_they_are_known(store: Store) -> None:
+    ended = Move(state="dead", attempt=3, why="its holder was killed thrice")
+    assert store.move_task(store.task("t-0"), ended, NOW)
+    assert _found(store, query="killed") == ["t-0"]
+    assert _found(store, query="rotate", state="dead") == ["t-0"]
+    assert _found(store, query="rotate", state="ready") == []
+
+
+def test_counts_follow_every_change_of_state(store: Store) -> None:
+    assert store.counts() == {"ready": 2, "done": 1, "proposed": 1}
+    assert not store.add_task(_task(0, "log_rotation", "ready", "again"))
+    assert store.move_task(store.task("t-0"), Move(state="claimed", attempt=1), NOW)
+    assert store.counts() == {"ready": 1, "claimed": 1, "done": 1, "proposed": 1}
+
+
+@pytest.mark.parametrize("name", ["tasks_newest", "tasks_by_state", "tasks_by_domain", "tasks_by_both", "tasks_ready"])
+def test_no_question_reads_the_whole_table(store: Store, name: str) -> None:
+    sql = store._sql[name]
+    plan = [str(row[3]) for row in store._db.execute(f"EXPLAIN QUERY PLAN {sql}", ["x"] * sql.count("?"))]
+    assert not any(step.startswith("SCAN task") and "INDEX" not in step for step in plan), plan
+    assert not any(step == "USE TEMP B-TREE FOR ORDER BY" for step in plan), plan
+
+
+def test_what_is_derived_can_be_made_anew(store: Store) -> None:
+    store._db.execute("INSERT INTO task_text (task_text) VALUES ('delete-all')")
+    assert _found(store, query="logs") == []
+    store._db.execute("INSERT INTO task_text (task_text) VALUES ('rebuild')")
+    assert _found(store, query="logs") == ["t-1", "t-0"]
