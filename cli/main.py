@@ -47,6 +47,7 @@ NOUNS: Mapping[str, tuple[str, ...]] = {
     "audit": ("audit",),
     "diagnostics": ("export", "login-link"),
     "mcp": ("mcp",),
+    "run.command": ("run",),
 }
 """Module of cli/ → what it registers. A command loads only its own module, so that it starts at once."""
 
