@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from calyx_agent.answering import Functions, Rehearse, Work
@@ -26,7 +28,8 @@ class Agent:
     raises is a failed task. Ordinary functions run in threads, coroutines in the loop, where they must not block.
     SIGTERM (under `run`): claims no more, gives running tasks `grace_seconds`, then stops them at their next check.
     On the station's own machine a process that stalls is killed before its task goes to another, as nobody can
-    know what a stalled one does when it wakes; `killed_when_stalled=False` leaves that out.
+    know what a stalled one does when it wakes; `killed_when_stalled=False` leaves that out. `state` is where
+    `Task.apply` keeps what it needs to undo (default: calyx-agent in XDG_STATE_HOME).
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Agent:
         concurrency: int = 1,
         grace_seconds: float = 10.0,
         killed_when_stalled: bool = True,
+        state: Path | None = None,
         connect: Callable[[], AsyncClient] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -49,6 +53,7 @@ class Agent:
             concurrency=max(1, min(16, concurrency)),
             grace_seconds=grace_seconds,
             killed_when_stalled=killed_when_stalled,
+            state=state or _state_folder(),
             sleep=sleep,
         )
         self._connect = connect or (lambda: AsyncClient(url, token))
@@ -157,6 +162,10 @@ class Agent:
                     return task
                 else:
                     seen = task["state"]
+
+
+def _state_folder() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "calyx-agent"
 
 
 def _log_to_terminal() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from calyx_agent.task import Stopped, Task
-from calyx_agent.work import Plan, Result
+from calyx_agent.work import Plan, Result, Status
 
 log = logging.getLogger("calyx_agent")
 
@@ -41,12 +41,13 @@ async def answer(functions: Functions, task: Task) -> Result | None:
                 return task.failed("the world no longer matches the approved plan; nothing was changed", applied=False)
         return await _call(functions.work, task) or task.done()
     except Stopped as stopped:
-        if task.orders.leaving and not task.touched:
+        if task.orders.leaving and (task.reverted or not task.touched):
             return None
-        return Result(status="cancelled" if not task.orders.leaving else "failed", detail=str(stopped))
+        status: Status = "failed" if task.orders.leaving else "cancelled"
+        return Result(status=status, detail=str(stopped), reverted=task.reverted)
     except Exception as error:
         log.exception("%s failed", task.id)
-        return task.failed(f"{type(error).__name__}: {error}")
+        return task.failed(f"{type(error).__name__}: {error}", reverted=task.reverted)
 
 
 async def _undo(functions: Functions, task: Task) -> Result:

@@ -4,8 +4,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
+from calyx_agent import files
 from calyx_agent.answering import Functions, answer
 from calyx_agent.client import AgentError, AsyncClient, Json
 from calyx_agent.holder import Usage, this_process
@@ -36,6 +38,7 @@ class Terms:
     concurrency: int
     grace_seconds: float
     killed_when_stalled: bool
+    state: Path
     sleep: Callable[[float], Awaitable[None]]
 
 
@@ -55,6 +58,7 @@ class Shift:
         self._running: dict[asyncio.Task[None], Task] = {}
         self._holder = this_process() if client.local and terms.killed_when_stalled else None
         self._beat_seconds = 5.0
+        self._station = ""
 
     async def work(self) -> None:
         """Raises AgentError when the station refuses this agent altogether (bad token, revoked)."""
@@ -83,9 +87,10 @@ class Shift:
     async def _join(self) -> None:
         domains = sorted(self._functions)
         hello = await self._repeat("join", lambda: self._client.join(version=self._terms.version, capabilities=domains))
-        name = str(hello["agent"])
+        name, self._station = str(hello["agent"]), str(hello["station_id"])
         if self._terms.name and self._terms.name != name:
             raise AgentError("PermissionDenied", f"this token is {name}'s, not {self._terms.name}'s")
+        await asyncio.to_thread(files.prune, self._terms.state / self._station, files.UNDO_KEPT_SECONDS)
         known = {each["domain"]: each for each in hello.get("domains", [])}
         for domain in domains:
             if domain not in known:
@@ -115,7 +120,13 @@ class Shift:
         finally:
             asked.cancel()
         for claimed in claims:
-            task = Task(claimed, loop=asyncio.get_running_loop(), ask=self._may, sleep=self._terms.sleep)
+            task = Task(
+                claimed,
+                loop=asyncio.get_running_loop(),
+                ask=self._may,
+                state=self._terms.state / self._station,
+                sleep=self._terms.sleep,
+            )
             running = asyncio.ensure_future(self._one(task))
             self._running[running] = task
             running.add_done_callback(self._ended)

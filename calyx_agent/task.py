@@ -4,10 +4,12 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from calyx_agent import files
 from calyx_agent.client import Json
-from calyx_agent.work import Change, Result
+from calyx_agent.work import Change, Plan, Result
 
 
 class Stopped(Exception):
@@ -67,6 +69,7 @@ class Task:
         *,
         loop: asyncio.AbstractEventLoop,
         ask: Callable[["Task"], Awaitable[Json]],
+        state: Path = Path(),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         cpu_seconds: Callable[[], float] = time.process_time,
     ) -> None:
@@ -86,8 +89,11 @@ class Task:
         """In words; goes out with the next heartbeat."""
         self.touched = False
         """Whether the station has allowed an effect of it."""
+        self.reverted = False
+        """Whether everything it had changed has been put back after a failure."""
         self.orders = Orders()
         self._loop, self._ask, self._sleep, self._cpu_seconds = loop, ask, sleep, cpu_seconds
+        self._state = state
         self._cpu_before = cpu_seconds()
 
     @property
@@ -119,6 +125,34 @@ class Task:
 
     def check(self) -> None:
         self._wait(self.acheck())
+
+    def plan(self, writes: files.Writes, notes: str = "") -> Plan:
+        """For `rehearse`: what `apply` would do, with copies that a prober can look at (beside the targets)."""
+        made = files.rehearse(self.id, writes) if self.rehearsal else Plan(changes=files.changes_of(writes))
+        return Plan(changes=made.changes, claims=made.claims, notes=notes)
+
+    def apply(self, writes: files.Writes, detail: str = "") -> Result:
+        """Make each file hold these bytes (None: remove it), a `check` before each, pre-images kept for `restore`.
+
+        For ordinary functions; in a coroutine, call it through `asyncio.to_thread`.
+        """
+        try:
+            changes = files.Journal(self._state / self.id).apply(writes, self.check)
+        except files.Unreverted:
+            raise
+        except BaseException:
+            self.reverted = self.touched
+            raise
+        return self.done(detail, changes=changes) if changes else self.no_work(detail)
+
+    def restore(self) -> Result:
+        """For `undo`: put back what `apply` changed in the task `undo_of`; fails, untouched, on drift."""
+        journal = files.Journal(self._state / self.undo_of)
+        self.check()
+        try:
+            return self.done("put back", changes=journal.restore())
+        except files.Drifted as drifted:
+            return self.failed(str(drifted), applied=False)
 
     def done(
         self,

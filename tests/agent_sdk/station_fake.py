@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,6 +30,7 @@ class FakeStation:
     orders: list[tuple[Order.ValueType, str]] = field(default_factory=list)
     """Given out one a heartbeat; the last one stands."""
     forbidden: str = ""
+    forbidden_from: int = 1
     unreachable: list[str] = field(default_factory=list)
     unheard: list[str] = field(default_factory=list)
     refusals: dict[str, Exception] = field(default_factory=dict)
@@ -40,9 +42,10 @@ class FakeStation:
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     began: asyncio.Event = field(default_factory=asyncio.Event)
     epoch: int = 0
+    state: Path = Path("never-written")
 
     def agent(self, name: str = "", **more: Any) -> Agent:
-        return Agent(name, connect=self.client, sleep=self.sleep, **more)
+        return Agent(name, connect=self.client, sleep=self.sleep, state=self.state, **more)
 
     def client(self) -> AsyncClient:
         return AsyncClient(URL, "scribe-token", transport=httpx.MockTransport(self.answer))
@@ -74,7 +77,9 @@ class FakeStation:
 
     async def join(self, request: agent_pb2.JoinRequest) -> agent_pb2.JoinResponse:
         domain = agent_pb2.AgentDomain(domain="notes", procedures=["plain"])
-        return agent_pb2.JoinResponse(agent="scribe", domains=[domain], heartbeat_every=Duration(nanos=500_000_000))
+        return agent_pb2.JoinResponse(
+            agent="scribe", station_id="st-1", domains=[domain], heartbeat_every=Duration(nanos=500_000_000)
+        )
 
     async def claim(self, request: agent_pb2.ClaimRequest) -> agent_pb2.ClaimResponse:
         if not self.ready:
@@ -95,7 +100,8 @@ class FakeStation:
         return agent_pb2.HeartbeatResponse(order=order, reason=reason)
 
     async def check(self, request: agent_pb2.CheckRequest) -> agent_pb2.CheckResponse:
-        return agent_pb2.CheckResponse(allowed=not self.forbidden, reason=self.forbidden)
+        no = self.forbidden if self.calls.count("check") >= self.forbidden_from else ""
+        return agent_pb2.CheckResponse(allowed=not no, reason=no)
 
     async def ack(self, request: agent_pb2.AckRequest) -> agent_pb2.AckResponse:
         first = self.on_record.setdefault(request.task_id, request)
