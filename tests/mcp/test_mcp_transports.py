@@ -77,24 +77,6 @@ def at() -> Iterator[Gateway]:
     made.close()
 
 
-@pytest.fixture
-def served(at: Gateway) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """`calyx mcp --http` on a free port: its address and process."""
-    process = subprocess.Popen(
-        [*COMMAND, "--http", "127.0.0.1:0"], env=at.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
-    assert process.stderr is not None
-    line = process.stderr.readline().strip()
-    try:
-        assert line.startswith("calyx mcp: http://127.0.0.1:") and line.endswith("/mcp"), line
-        yield line.removeprefix("calyx mcp: "), process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.communicate(timeout=20)
-
-
 def test_over_stdio_the_whole_way_works_and_what_is_held_at_the_end_is_given_back(at: Gateway, tmp_path: Path) -> None:
     at.station.add("stdio-1")
     at.station.add("stdio-2")
@@ -142,8 +124,27 @@ def test_stopped_by_a_signal_it_gives_back_and_keeps_stdout_clean_and_the_token_
     assert at.station.tasks[f"signal-{number}"]["state"] == "ready"
 
 
-def test_over_http_only_the_token_opens_and_only_for_this_host(served: tuple[str, subprocess.Popen[str]]) -> None:
-    url, _ = served
+def test_over_http_only_the_token_opens_and_only_for_this_host_and_a_claim_outlives_a_client(at: Gateway) -> None:
+    modes = ("legacy", "2026-07-28")
+    command = [*COMMAND, "--http", "127.0.0.1:0"]
+    with subprocess.Popen(command, env=at.environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline().strip()
+            assert line.startswith("calyx mcp: http://127.0.0.1:") and line.endswith("/mcp"), line
+            url = line.removeprefix("calyx mcp: ")
+            _only_the_token_opens(url)
+            for mode in modes:
+                at.station.add(f"http-{mode}")
+                anyio.run(_claims, url, mode, f"http-{mode}")
+                assert at.station.tasks[f"http-{mode}"]["state"] == "claimed", "a client's end is not the server's"
+        finally:
+            process.terminate()
+        assert TOKEN not in process.stderr.read()
+    assert [at.station.tasks[f"http-{mode}"]["state"] for mode in modes] == ["ready", "ready"]
+
+
+def _only_the_token_opens(url: str) -> None:
     plain = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
 
     def status(headers: dict[str, str]) -> int:
@@ -163,30 +164,14 @@ def test_over_http_only_the_token_opens_and_only_for_this_host(served: tuple[str
     assert huge.status_code == 413
 
 
-@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
-def test_over_http_a_claim_is_given_back_when_the_server_is_stopped(
-    at: Gateway, served: tuple[str, subprocess.Popen[str]], mode: str
-) -> None:
-    url, process = served
-    task_id = f"http-{mode}"
-    at.station.add(task_id)
-
-    async def body() -> None:
-        with anyio.fail_after(30):
-            async with (
-                httpx2.AsyncClient(headers=BEARER, timeout=20) as http,
-                Client(streamable_http_client(url, http_client=http), mode=mode) as client,
-            ):
-                claimed = await client.call_tool("claim", {"task_id": task_id})
-                assert claimed.structured_content is not None and claimed.structured_content["claimed"] is True
-
-    anyio.run(body)
-    assert at.station.tasks[task_id]["state"] == "claimed", "one client's end is not the server's"
-    process.terminate()
-    process.wait(20)
-    assert at.station.tasks[task_id]["state"] == "ready"
-    _, said = process.communicate()
-    assert TOKEN not in said
+async def _claims(url: str, mode: str, task_id: str) -> None:
+    with anyio.fail_after(30):
+        async with (
+            httpx2.AsyncClient(headers=BEARER, timeout=20) as http,
+            Client(streamable_http_client(url, http_client=http), mode=mode) as client,
+        ):
+            claimed = await client.call_tool("claim", {"task_id": task_id})
+            assert claimed.structured_content is not None and claimed.structured_content["claimed"] is True
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:1", "192.168.1.4:80", ":4041", "127.0.0.1", "127.0.0.1:x", "[::]:1"])
