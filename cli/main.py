@@ -38,6 +38,7 @@ NOUNS: Mapping[str, tuple[str, ...]] = {
     "tasks": ("task", "inbox", "undo"),
     "ladder": ("ladder",),
     "domains": ("domain",),
+    "agents": ("agent",),
     "memory": ("recall", "memory"),
     "resources": ("capacity", "governor"),
     "healing": ("incident", "playbook", "quarantine"),

@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
         ("approve", approve),
         ("reject", reject),
         ("cancel", cancel),
+        ("requeue", requeue),
     ):
         group.command(name)(command)
     app.add_typer(group, name="task", help="Tasks with every gate's answer. Example: calyx task list")
@@ -85,16 +86,21 @@ def as_json(task: Any) -> dict[str, Any]:
 
 def answers_to(task: dict[str, Any]) -> str:
     """The command that answers a waiting task."""
-    if task["state"] == "rehearsed":
+    if task["state"] == "rehearsed" or _unrehearsed(task):
         return f"calyx task approve {task['id']}"
     if task["state"] == "proposed":
         return f"calyx task reject {task['id']} --why … | calyx ladder set {task['domain']} GUIDE --why …"
     return f"calyx task show {task['id']}"
 
 
+def _unrehearsed(task: dict[str, Any]) -> bool:
+    """Proposed although its kind of work may rehearse: its agent can't, so the yes is to the task itself."""
+    return bool(task["state"] == "proposed" and task["level"] == "GUIDE")
+
+
 def _answers(task: dict[str, Any]) -> list[str]:
     """Every command that answers, one a line."""
-    if task["state"] == "rehearsed":
+    if task["state"] == "rehearsed" or _unrehearsed(task):
         return [
             f"calyx task show {task['id']}",
             f"calyx task approve {task['id']}",
@@ -174,13 +180,14 @@ def approve(
     plan_digest: Annotated[str, typer.Option(help="The plan you saw; left out: the one it has now.")] = "",
     json: JsonFlag = False,
 ) -> None:
-    """Say yes to a rehearsed plan; a second task does it. Example: calyx task approve t-000000012-1"""
+    """Say yes to a rehearsed plan, or to a task that can't be rehearsed. Example: calyx task approve t-000000012-1"""
     from calyx.cbo.v1 import cbo_pb2 as pb
 
     cbo = reach_of(ctx).cbo()
     digest = plan_digest or cbo.GetTask(pb.GetTaskRequest(id=id)).task.plan_digest
     task = cbo.ApproveTask(pb.ApproveTaskRequest(id=id, plan_digest=digest)).task
-    emit(as_json(task), json, lambda t: say(f"approved plan {digest[:12]}; {t['id']} ({t['state']}) will do it"))
+    said = f" plan {digest[:12]}" if digest else ""
+    emit(as_json(task), json, lambda t: say(f"approved{said}; {t['id']} ({t['state']}) will do it"))
 
 
 def reject(
@@ -201,6 +208,14 @@ def cancel(
 
     request = pb.CancelTaskRequest(id=id, why=why or "cancelled at the command line")
     emit(as_json(reach_of(ctx).cbo().CancelTask(request).task), json, lambda t: say(f"{t['id']} is {t['state']}"))
+
+
+def requeue(ctx: typer.Context, id: str, json: JsonFlag = False) -> None:
+    """Give a dead task one more attempt, within its time. Example: calyx task requeue t-000000012-1"""
+    from calyx.cbo.v1 import cbo_pb2 as pb
+
+    task = reach_of(ctx).cbo().RequeueTask(pb.RequeueTaskRequest(task_id=id)).task
+    emit(as_json(task), json, lambda t: say(f"{t['id']} is {t['state']} again"))
 
 
 def undo(

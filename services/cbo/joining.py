@@ -20,7 +20,7 @@ from services.cbo import holders
 from services.cbo.agents import Agent, Registry
 from services.cbo.answers import Answer, ack_of
 from services.cbo.bridge import Bridge
-from services.cbo.dispatch import Dispatcher, follow
+from services.cbo.dispatch import follow
 from services.cbo.pace import Pace
 from services.cbo.ports import Recalled
 from services.cbo.proposals import Proposals, Wish
@@ -81,13 +81,13 @@ class Joining:
     def __init__(
         self,
         bridge: Bridge,
-        dispatcher: Dispatcher,
+        proposals: Proposals,
         registry: Registry,
         valid: Callable[[Manifest], bool],
         leases: LeaseFile,
     ) -> None:
         self._bridge, self._registry, self._valid, self._leases = bridge, registry, valid, leases
-        self._proposals = Proposals(bridge, dispatcher)
+        self._proposals = proposals
         self._wishes = Pace(bridge.clock, burst=300, per_second=2.0)
         self._words = Pace(bridge.clock, burst=60, per_second=0.5)
         self.samples: dict[str, Sample] = {}

@@ -26,6 +26,7 @@ from services.cbo.bridge import Beliefs, Bridge, Options, no_fault
 from services.cbo.consents import Consents
 from services.cbo.desk import Desk
 from services.cbo.dispatch import Dispatcher, intake
+from services.cbo.inbox import Inbox
 from services.cbo.joining import Joining
 from services.cbo.kpis import Kpi
 from services.cbo.ladder import Ladder
@@ -33,6 +34,7 @@ from services.cbo.meter import Meter
 from services.cbo.objectives import Objective, Schedule
 from services.cbo.policy import Policy
 from services.cbo.ports import Peers
+from services.cbo.proposals import Proposals
 from services.cbo.pulse import Pulse, Steps
 from services.cbo.report import report
 from services.cbo.store import Store
@@ -100,7 +102,9 @@ class Overseer:
         self._meter = Meter(self.bridge)
         self.desk = Desk(self.bridge, self._dispatcher)
         self.agents = Registry(store, clock, audit)
-        self.joining = Joining(self.bridge, self._dispatcher, self.agents, valid, LeaseFile(layout, clock))
+        proposals = Proposals(self.bridge, self._dispatcher)
+        self.joining = Joining(self.bridge, proposals, self.agents, valid, LeaseFile(layout, clock))
+        self.inbox = Inbox(layout.svf, proposals)
         self._steps = Steps(self.bridge, self._dispatcher, self._meter)
         self._one_pulse = threading.Lock()
         self._behind = False
@@ -180,6 +184,7 @@ class Overseer:
         return (
             Periodic(name="cbo.pulse", every_seconds=self.bridge.options.pulse_interval_seconds, step=self.step),
             Periodic(name="cbo.reap", every_seconds=reap_seconds, step=self.reap),
+            Periodic(name="cbo.inbox", every_seconds=reap_seconds, step=self.take_in),
         )
 
     def step(self) -> None:
@@ -194,6 +199,10 @@ class Overseer:
         intake(self.bridge)
         if self.agents.flush():
             self.joining.tidy()
+
+    def take_in(self) -> None:
+        """Proposals dropped as files: on a thread of their own, so that no flood of them delays the reaper."""
+        self.inbox.step()
 
     def run_pulse(self) -> Json:
         """One Bridge Pulse, now; the next one waits until it has ended. Returns its summary."""

@@ -21,6 +21,7 @@ MAX_OPEN = 200
 MAX_KEY = 200
 MAX_PARAMS, MAX_PARAM_CHARS, MAX_PARAMS_CHARS = 64, 16_384, 65_536
 MIN_TTL_SECONDS = 1.0
+SILENT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,7 @@ class Proposals:
     def __init__(self, bridge: Bridge, dispatcher: Dispatcher) -> None:
         self._bridge, self._dispatcher = bridge, dispatcher
         self._turn = threading.Lock()
+        self._silent_until = 0.0
 
     def make(self, wish: Wish, owner: str = "") -> Task:
         """The task, whatever the gates made of it. `owner`: the domain has to be this agent's.
@@ -133,10 +135,15 @@ class Proposals:
         )
 
     def _recall(self, wish: Wish) -> tuple[Recalled, ...]:
+        """As in a pulse: without memory the posterior alone decides. A silent one is not asked again at once."""
+        bridge = self._bridge
+        if bridge.clock.monotonic() < self._silent_until:
+            return ()
         try:
-            return self._bridge.peers.memory.recall(wish.objective, wish.domain, self._bridge.options.recall_limit)
+            return bridge.peers.memory.recall(wish.objective, wish.domain, bridge.options.recall_limit)
         except CalyxError:
-            return ()  # as in a pulse: without memory the posterior alone decides
+            self._silent_until = bridge.clock.monotonic() + SILENT_SECONDS
+            return ()
 
 
 def _objective_id(wish: Wish) -> str:
@@ -152,5 +159,10 @@ def _check(wish: Wish) -> None:
         raise InvalidInput(f"at most {MAX_PARAMS} params of {MAX_PARAMS_CHARS} characters together are taken")
     if any(len(value) > MAX_PARAM_CHARS for value in wish.params.values()):
         raise InvalidInput(f"a param has at most {MAX_PARAM_CHARS} characters")
-    if wish.ttl_seconds is not None and wish.ttl_seconds < MIN_TTL_SECONDS:
+    if wish.ttl_seconds is not None and not wish.ttl_seconds >= MIN_TTL_SECONDS:  # NaN is refused too
         raise InvalidInput(f"a ttl is at least {MIN_TTL_SECONDS:g} s")
+    try:
+        texts = "".join((wish.objective, wish.procedure, wish.key, *wish.params, *wish.params.values()))
+        texts.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput("it holds half a character (a lone surrogate), which no record can") from error
