@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,8 @@ class Hand:
         self._held: dict[str, Claim] = {}
         self._progress = os.open(plan.folder / "progress", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         slot = int(name.split("-")[1].split(".")[0])
-        self._holder = me() if slot % 2 else None  # the other half can't be killed by the reaper: only fenced
+        # The other half is of another machine, so to speak, and can't be killed by the reaper: only fenced.
+        self._holder = me() if slot % 2 else replace(me(), boot_id="elsewhere")
 
     def _arm(self, where: str) -> None:
         self._armed = where

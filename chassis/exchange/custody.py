@@ -116,7 +116,8 @@ class Custody:
             self.answer(taken, manifest, "expired", "its time ran out before anyone took it")
             return []
         if holder is not None:
-            write_json(mine.with_suffix(".holder"), asdict(holder), durable=False)
+            remove(mine.with_suffix(".holder"))
+            write_new(mine.with_suffix(".holder"), canonical_json(asdict(holder)))
         return [Claim(manifest=manifest, epoch=place.epoch, worker=worker)]
 
     def genuine(self, place: Place, pool: str | None = None) -> Manifest | None:

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from chassis.exchange.port import Claim, Exchange, Holder, Receipt, Swept, TaskS
 from chassis.exchange.reaper import Reaper
 from chassis.exchange.recovery import Recovery
 from chassis.exchange.slots import Slots
+from chassis.exchange.wake import Bells
 from chassis.killswitch import KillSwitch
 
 
@@ -42,6 +42,7 @@ class FilesExchange(Exchange):
         self._folder = Folder(root, verifier)
         refuse_network_file_system(root)
         self._slots = Slots(root / "workers")
+        self._bells = Bells(root / "ready")
         self._commits = Commits(root / "log")
         self._custody = Custody(self._folder, clock, kill_switch, self._slots.hold, self._commits)
         self._recovery = Recovery(self._folder, self._custody)
@@ -187,13 +188,9 @@ class FilesExchange(Exchange):
         return self._custody.claim(pool, worker, n, holder)
 
     def wait(self, pool: str, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while not (found := any(names(self._root / "ready" / pool / p) for p in self._folder.priorities(pool))):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            time.sleep(min(0.02, left))
-        return found
+        if not TASK_ID.fullmatch(pool):
+            raise InvalidInput("a pool is named like a task id")
+        return self._bells.wait(pool, seconds)
 
     def check(self, claim: Claim) -> bool:
         return self._custody.check(claim)

@@ -1,0 +1,91 @@
+"""Waiting for a task instead of asking for it again and again: inotify on the ready folders of a pool."""
+
+import contextlib
+import os
+import re
+import time
+import weakref
+from pathlib import Path
+
+from inotify_simple import INotify, flags  # type: ignore[import-untyped] # it ships no types
+
+from chassis.exchange.moves import names
+
+RESCAN_SECONDS = 1.0
+"""The safety net: so often the folders are looked into whatever inotify says."""
+_ARRIVES = flags.CREATE | flags.MOVED_TO | flags.ONLYDIR | flags.DONT_FOLLOW
+
+
+class Bells:
+    """One bell per pool and waiting thread, kept for the next wait."""
+
+    def __init__(self, ready: Path) -> None:
+        self._ready = ready
+        self._idle: dict[str, list[_Bell]] = {}
+        weakref.finalize(self, _close, self._idle)
+
+    def wait(self, pool: str, seconds: float) -> bool:
+        """At most `seconds` of real time; True as soon as something lies ready in the pool."""
+        if seconds <= 0:
+            return _any(self._ready / pool)
+        try:
+            bell = self._idle.setdefault(pool, []).pop()
+        except IndexError:
+            bell = _Bell(self._ready / pool)
+        try:
+            return bell.wait(seconds)
+        finally:
+            self._idle[pool].append(bell)
+
+
+class _Bell:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._inotify: INotify | None = None
+        with contextlib.suppress(OSError):  # the user's inotify limit is used up: then the rescan alone
+            self._inotify = INotify(nonblocking=True)
+
+    def wait(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while True:
+            self._listen()  # before the look, so that nothing falls between
+            if _any(self._folder):
+                return True
+            left = min(RESCAN_SECONDS, deadline - time.monotonic())
+            if left <= 0:
+                return False
+            if self._inotify is None:
+                time.sleep(min(left, 0.1))
+            else:
+                self._inotify.read(timeout=max(1, round(left * 1000)))
+
+    def _listen(self) -> None:
+        """To the pool, for new priorities, and to each priority. Adding what is watched already changes nothing."""
+        if self._inotify is None:
+            return
+        with contextlib.suppress(OSError):
+            self._folder.mkdir(exist_ok=True)
+            for folder in (self._folder, *_priorities(self._folder)):
+                self._inotify.add_watch(folder, _ARRIVES)
+
+    def close(self) -> None:
+        if self._inotify is not None:
+            self._inotify.close()
+
+
+def _priorities(pool: Path) -> list[Path]:
+    return [pool / name for name in names(pool) if re.fullmatch(r"p\d", name)]
+
+
+def _any(pool: Path) -> bool:
+    for folder in _priorities(pool):
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            if next(entries, None) is not None:
+                return True
+    return False
+
+
+def _close(idle: dict[str, list[_Bell]]) -> None:
+    for bells in idle.values():
+        for bell in bells:
+            bell.close()
