@@ -7,6 +7,7 @@ import prometheus_client
 from calyx.agent.v1 import agent_pb2_grpc
 from calyx.cbo.v1 import cbo_pb2_grpc
 
+from chassis.ancestry import Lineage
 from chassis.audit import Audit
 from chassis.clock import SystemClock
 from chassis.domain_book import DomainBook
@@ -22,7 +23,7 @@ from chassis.layout import DEPLOY
 from chassis.rpc.client import connect
 from chassis.rpc.server import Served, run_service
 from chassis.settings import StationSettings, load
-from services.cbo import agent_servicer, servicer
+from services.cbo import agent_servicer, persons, servicer
 from services.cbo.bridge import Options
 from services.cbo.joining import LEASE_SECONDS
 from services.cbo.metrics import PulseMetrics
@@ -93,7 +94,12 @@ def main() -> None:
             Served(
                 servicer.FULL_NAME,
                 cbo_pb2_grpc.add_CboServiceServicer_to_server,
-                servicer.CboServicer(overseer, executor),
+                persons.guarded(
+                    servicer.CboServicer(overseer, executor),
+                    Lineage(layout.svf / "claimed"),
+                    executor,
+                    overseer.bridge.audit,
+                ),
                 servicer.ALLOW,
             ),
             Served(

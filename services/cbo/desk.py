@@ -22,6 +22,7 @@ from services.cbo.tasks import OPEN, Task, approved_id, undo_id
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.1
+CUT_SHORT = ("failed", "cancelled", "dead")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +229,8 @@ class Desk:
 
     def undo_possible(self, task: Task) -> tuple[bool, str]:
         """Whether an undo would be tried, and why or why not."""
+        if task.state in CUT_SHORT and self._kept_by_another(task):
+            return self._cut_short(task)
         if task.undo_of or task.rehearsal or task.state not in ("done", "undone", "failed"):
             return False, f"{task.state}: nothing was changed" if task.state != "undone" else "already undone"
         if task.state == "undone":
@@ -244,6 +247,20 @@ class Desk:
         if later:
             return True, f"{len(later)} later tasks changed the same files: undo them first, or --cascade"
         return True, "its agent journaled every change"
+
+    def _kept_by_another(self, task: Task) -> bool:
+        """Its effects lie in the station's own journal, whatever became of the program that made them."""
+        return not (task.undo_of or task.rehearsal) and self._undoer(task) != task.owner
+
+    def _cut_short(self, task: Task) -> tuple[bool, str]:
+        """A governed program that failed, was stopped, or was lost may have left changes behind."""
+        ack = task.ack or {}
+        if ack.get("agent") != task.owner:  # it did not answer itself
+            begun = task.attempt > 0
+            return begun, "what it changed is in the journal" if begun else f"{task.state}: it never began"
+        if not ack.get("applied") or ack.get("reverted"):
+            return False, "its changes were taken back when it ended" if ack.get("reverted") else "nothing was changed"
+        return True, "what it changed before it ended is in the journal"
 
     def undo(self, task_id: str, *, dry_run: bool, cascade: bool, who: str, wait_seconds: float) -> Undone:
         """Ask the owner to reverse a task; goes on under the kill switch. An override unless it is a dry run.

@@ -192,6 +192,6 @@ def mark_undone(bridge: Bridge, undo: Task) -> None:
     if undo.params.get("dry_run") == "true":
         return
     target = bridge.store.find_task(undo.undo_of)
-    if target is not None and target.state == "done":
+    if target is not None and target.state in ("done", "failed", "cancelled", "dead"):
         bridge.store.answer_task(target, "undone", f"undone by {undo.id}")
         bridge.store.run("verifications_cancel", f"undone by {undo.id}", target.id)

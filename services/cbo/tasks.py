@@ -24,10 +24,10 @@ TRANSITIONS: Mapping[str, frozenset[str]] = {
     "claimed": frozenset({"ready", "waiting"}) | _ENDS,
     "rehearsed": frozenset({"rejected", "expired"}),  # answered no, or overtaken by a newer rehearsal
     "done": frozenset({"undone"}),
-    "dead": frozenset({"ready"}),  # requeued by a person
-    "failed": frozenset(),
+    "dead": frozenset({"ready", "undone"}),  # requeued by a person; or its program's changes were taken back
+    "failed": frozenset({"undone"}),
     "expired": frozenset(),
-    "cancelled": frozenset(),
+    "cancelled": frozenset({"undone"}),
     "rejected": frozenset(),
     "undone": frozenset(),
 }
