@@ -187,12 +187,14 @@ class Keeper:
                     group.start_soon(self._nack, held, reason)
 
     async def _nack(self, held: Held, reason: str) -> None:
+        why = f"no answer in {GIVE_BACK_SECONDS:g} s"
         with anyio.move_on_after(GIVE_BACK_SECONDS, shield=True):
             try:
                 await self.give_back(held, reason)
                 return
             except AgentError as error:
-                log.warning("%s could not be given back (%s); its lease runs out by itself", held.task_id, error)
+                why = error.message
+        log.warning("%s could not be given back (%s); its lease runs out by itself", held.task_id, why)
         self._drop(held, lost(reason))
 
     def _drop(self, held: Held, why: Order) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from mcp.server.auth.provider import TokenVerifier
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError, UnexpectedToolError
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError, UnexpectedToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, InputRequiredResult
 from pydantic import ValidationError
@@ -86,7 +86,10 @@ def _add_resources(server: CalyxServer, station: AsyncClient, keeper: Keeper) ->
         "calyx://status", title="Station status", mime_type="application/json", description="What the tool status says."
     )
     async def status() -> str:
-        return (await Tools(station, keeper).status()).model_dump_json()
+        try:
+            return (await Tools(station, keeper).status()).model_dump_json()
+        except ToolError as error:
+            raise ResourceError(str(error)) from error
 
     @server.resource(
         "calyx://tasks/{task_id}/manifest",

@@ -102,6 +102,16 @@ def test_a_rehearsal_sends_its_plan_with_the_digest_that_a_person_approves(sessi
     session(body)
 
 
+def test_a_task_that_undoes_another_names_it_and_is_answered_undone(session: Session) -> None:
+    async def body(at: Desk) -> None:
+        at.station.add("t-9", manifest={"undo_of": "t-1"})
+        claimed = await at.ok("claim")
+        assert (claimed["mode"], claimed["undo_of"]) == ("undo", "t-1") and "Take back what t-1 did" in claimed["next"]
+        assert (await at.ok("ack", task_id="t-9", status="undone", reverted=True))["status"] == "undone"
+
+    session(body)
+
+
 @pytest.mark.parametrize(
     ("change", "answer", "run"),
     [
@@ -204,5 +214,8 @@ def test_the_status_and_a_claimed_manifest_can_be_read_as_resources(session: Ses
         await at.ok("claim")
         (manifest,) = (await at.client.read_resource("calyx://tasks/t-1/manifest")).contents
         assert '"svf_version": "2.0"' in getattr(manifest, "text", "")
+        at.station.down = True
+        with pytest.raises(Exception, match="wait a minute"):
+            await at.client.read_resource("calyx://status")
 
     session(body)
