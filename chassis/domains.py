@@ -127,8 +127,11 @@ class DomainManifest:
             raise InvalidInput(f"domain manifest {name}: effects must be none, reversible or irreversible")
         if manifest.prober == manifest.owner:
             raise InvalidInput(f"domain manifest {name}: the owner can't be its own prober")
-        if not manifest.procedures or not manifest.probes:
-            raise InvalidInput(f"domain manifest {name}: needs at least one procedure and one probe")
+        if not manifest.procedures:
+            raise InvalidInput(f"domain manifest {name}: needs at least one procedure")
+        if not manifest.probes and manifest.undo_by == manifest.owner:
+            # Where the station's own journal has the effects, they are claimed as they are found, of whatever kind.
+            raise InvalidInput(f"domain manifest {name}: needs at least one probe, which every result has to pass")
         return manifest
 
 

@@ -49,6 +49,8 @@ class Draft:
         layout, now = reach.layout, reach.clock.now()
         paths = list(dict.fromkeys(str(folder_of(_full(each), layout.root)) for each in self.paths))
         last = book(reach).get(self.name)
+        undo_by = self.undo_by or (self.owner if self.rehearses else "governor")
+        usual = ["file_digest"] if paths else ["process"]
         ttl_seconds, title = self.ttl.total_seconds(), self.title or f"{self.name}, done by {self.owner}"
         value: dict[str, Any] = {
             "domain": self.name,
@@ -60,7 +62,7 @@ class Draft:
             "start_level": min(Level.GUIDE, _level(self.max_level)).name,
             "max_level": self.max_level,
             "procedures": list(self.procedures) or ["run"],
-            "probes": list(self.probes) or (["file_digest"] if paths else ["process"]),
+            "probes": list(self.probes) or (usual if undo_by == self.owner else []),
             "limits": {
                 "fast_s": 0.15 * ttl_seconds,
                 "slow_s": 1.5 * ttl_seconds,
@@ -71,7 +73,7 @@ class Draft:
             "max_attempts": self.attempts,
             "paths": paths,
             "objective": title,
-            "undo_by": self.undo_by or (self.owner if self.rehearses else "governor"),
+            "undo_by": undo_by,
             "rehearses": self.rehearses,
             "expires_at": until(now, self.days),
         }

@@ -84,7 +84,7 @@ def _owner(reach: Reach, wish: Wish) -> str:
     paths = " ".join(f"--path {shlex.quote(str(each))}" for each in wish.paths)
     typed = " ".join(
         f"calyx domain new {shlex.quote(wish.domain)} --owner {shlex.quote(wish.domain)} {paths} --undo-by governor "
-        "--no-rehearsal --sign --approve".split()
+        "--no-rehearse --sign --approve".split()
     )
     if not at_terminal():
         raise Refused(f"there is no domain {wish.domain}; make it with: {typed}")
