@@ -6,7 +6,7 @@ from services.cbo.tasks import Task
 
 
 def tasks(store: Store, *, state: str = "", domain: str = "", query: str = "", limit: int) -> list[Task]:
-    """Empty means any. `query`: all of its words, or their beginnings, in objective, domain or reason."""
+    """Empty means any. `query`: all of its words, whole ones, in objective, domain or reason."""
     if query.strip():
         return store.tasks("tasks_matching", expression(query, state, domain), state, domain, limit)
     if state and domain:
@@ -17,14 +17,16 @@ def tasks(store: Store, *, state: str = "", domain: str = "", query: str = "", l
 
 
 def expression(query: str, state: str, domain: str) -> str:
-    """What FTS5 is asked. Words are quoted, so that none is an operator; state and domain narrow inside the index.
+    """What FTS5 is asked. Whole words: their lists are read from the newest on, beginnings' would be merged first.
+
+    Words are quoted, so that none is an operator; state and domain narrow inside the index.
 
     Raises InvalidInput where there is no word.
     """
     words = [word for word in query.split() if any(each.isalnum() for each in word)]
     if not words:
         raise InvalidInput("the query holds no word to search for")
-    parts = ["{objective domain why} : (" + " AND ".join(f"{_quoted(word)} *" for word in words) + ")"]
+    parts = ["{objective domain why} : (" + " AND ".join(_quoted(word) for word in words) + ")"]
     parts += [f"{column} : {_quoted(value)}" for column, value in (("state", state), ("domain", domain)) if value]
     return " AND ".join(parts)
 

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 from chassis.canonical import Json
 from chassis.clock import parse_iso
 from services.cbo.overseer import Overseer
+from services.cbo.task_metrics import TaskEnds, standing
 
 
 class PulseMetrics:
@@ -19,9 +20,7 @@ class PulseMetrics:
         self._overseer = overseer
         self._pulses = Counter("calyx_pulses", "Bridge Pulses by status.", ["status"], registry=registry)
         self._seconds = Histogram("calyx_pulse_seconds", "How long a pulse takes.", registry=registry)
-        self._ends = Counter(
-            "calyx_task_ends", "Tasks taken in as ended, by domain and state.", ["domain", "state"], registry=registry
-        )
+        self._ends = TaskEnds(registry)
         registry.register(StandingCollector(overseer))
 
     def ended(self, summary: Json) -> None:
@@ -31,7 +30,7 @@ class PulseMetrics:
         if last is not None and last.id == summary["id"]:
             for each in last.critique.judged:
                 if not each.waiting:
-                    self._ends.labels(each.task.domain, each.task.state).inc()
+                    self._ends.ended(each.task)
 
 
 class StandingCollector(Collector):
@@ -74,6 +73,7 @@ class StandingCollector(Collector):
         for where, number in bridge.exchange.depth().items():
             depth.add_metric([where], number)
         yield depth
+        yield from standing(bridge)
         sure = GaugeMetricFamily(
             "calyx_confidence", "Expected chance of success (posterior mean).", labels=["domain", "procedure"]
         )

@@ -17,7 +17,7 @@ INSERT INTO task_count (domain, state, n) SELECT domain, state, count(*) FROM ta
 -- Words, derived from task: after a VACUUM, which may number its rows anew, or any doubt:
 -- INSERT INTO task_text (task_text) VALUES ('rebuild');
 CREATE VIRTUAL TABLE task_text USING fts5 (
-    objective, domain, why, state, content = 'task', tokenize = 'unicode61', prefix = '3'
+    objective, domain, why, state, content = 'task', tokenize = 'unicode61'
 );
 INSERT INTO task_text (task_text) VALUES ('rebuild');
 
