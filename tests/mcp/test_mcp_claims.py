@@ -193,6 +193,31 @@ def test_at_the_end_of_the_session_what_was_not_acked_is_given_back(mode: str) -
     }  # fmt: skip
 
 
+def test_a_client_that_cancels_its_call_holds_nothing(session: Session) -> None:
+    async def body(at: Desk) -> None:
+        at.station.add("t-1")
+        reached, go_on = anyio.Event(), anyio.Event()
+
+        async def slow() -> None:
+            reached.set()
+            await go_on.wait()
+
+        at.station.at_claim = slow
+        async with anyio.create_task_group() as group:
+            group.start_soon(at.client.call_tool, "claim", {})
+            await reached.wait()
+            group.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await anyio.wait_all_tasks_blocked()  # the server has heard of it
+            go_on.set()
+        await at.station.until_made("nack", 1)
+        at.station.at_claim = None
+        assert (await at.ok("status"))["held"] == []
+        assert at.station.tasks["t-1"]["state"] == "ready"
+
+    session(body)
+
+
 def test_a_claim_that_arrives_after_its_call_was_cancelled_is_given_back_at_once() -> None:
     async def main() -> FakeStation:
         station, ticks = FakeStation(), Ticks()
