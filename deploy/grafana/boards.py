@@ -150,6 +150,58 @@ STATION = Board(
                 queries={"{{state}}": "calyx_exchange_depth"},
             ),
         ),
+        "Tasks by domain": (
+            Panel(
+                title="Depth",
+                description="Tasks that have not ended, and the dead, as of the last pulse.",
+                unit="none",
+                queries={"{{domain}} {{state}}": "calyx_task_depth"},
+                filled=False,
+            ),
+            Panel(
+                title="Oldest ready task",
+                description="Since it was given to the exchange. No line: none is ready; unknown: it can't be told.",
+                unit="s",
+                queries={"{{domain}}": "calyx_task_oldest_ready_seconds"},
+                filled=False,
+            ),
+            Panel(
+                title="Retries and dead letters per hour",
+                description="Epochs beyond the first, and tasks given up, over the last hour.",
+                unit="none",
+                queries={
+                    "{{domain}} retries": "sum by (domain) (increase(calyx_task_retries_total[1h]))",
+                    "{{domain}} dead": "sum by (domain) (increase(calyx_task_dead_letters_total[1h]))",
+                },
+                filled=False,
+            ),
+            Panel(
+                title="Ready to claimed",
+                description="How long tasks wait to be taken (first attempts of the last hour): half, and 99 of 100.",
+                unit="s",
+                queries={
+                    "{{domain}} p50": "histogram_quantile(0.5, sum by (domain, le) "
+                    "(rate(calyx_task_claim_seconds_bucket[1h])))",
+                    "{{domain}} p99": "histogram_quantile(0.99, sum by (domain, le) "
+                    "(rate(calyx_task_claim_seconds_bucket[1h])))",
+                },
+                width=12,
+                filled=False,
+            ),
+            Panel(
+                title="Claimed to acked",
+                description="How long their owner needs to answer them (last hour): half, and 99 of 100.",
+                unit="s",
+                queries={
+                    "{{domain}} p50": "histogram_quantile(0.5, sum by (domain, le) "
+                    "(rate(calyx_task_ack_seconds_bucket[1h])))",
+                    "{{domain}} p99": "histogram_quantile(0.99, sum by (domain, le) "
+                    "(rate(calyx_task_ack_seconds_bucket[1h])))",
+                },
+                width=12,
+                filled=False,
+            ),
+        ),
         "Pulses and calls": (
             Panel(
                 title="Pulse duration",
