@@ -306,12 +306,12 @@ class Custody:
         self._tidy(place)
         return True
 
-    def put(self, place: Place, manifest: Manifest, *, durable: bool = True) -> bool:
+    def put(self, place: Place, manifest: Manifest, *, durable: bool = True, ended: rules.EndOf | None = None) -> bool:
         """Where it belongs by its dependencies, at the same epoch; False if somebody else moved it first.
 
         Not durable is what the next sweep would do again after a power cut.
         """
-        placement = rules.place(manifest, self._folder.ended)
+        placement = rules.place(manifest, ended or self._folder.ended)
         if placement.state == "ends":
             return self.answer(place, manifest, placement.ends or "failed", placement.reason)
         target = self._folder.target(placement.state, manifest, place.epoch)

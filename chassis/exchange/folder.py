@@ -1,5 +1,6 @@
 """Where a task lies in the exchange folder, and whether what lies there is the task it says it is."""
 
+import functools
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ from chassis.canonical import canonical_json
 from chassis.clock import iso, parse_iso
 from chassis.errors import InvalidInput, Unavailable
 from chassis.exchange import rules
+from chassis.exchange.archive import Archive
 from chassis.exchange.manifest import MAX_MANIFEST_BYTES, TASK_ID, Ack, AckStatus, Manifest, TaskId
 from chassis.exchange.moves import Unfit, move, names, read_regular
 from chassis.exchange.port import TaskState
@@ -61,9 +63,10 @@ class Folder:
         self._good: dict[TaskId, AckStatus] = {}
         for name in FOLDERS:
             (root / name).mkdir(parents=True, exist_ok=True)
+        self.archive = Archive(root)
 
     def record(self, task_id: str) -> Path:
-        return self.root / "acks" / hashlib.sha256(task_id.encode()).hexdigest()[:2] / task_id
+        return self.root / "acks" / _shelf(task_id) / task_id
 
     def known(self, task_id: TaskId) -> bool:
         """Was this id ever given out? It then never is again. What is only staged is not known yet."""
@@ -73,7 +76,7 @@ class Folder:
 
     def compacted(self, task_id: TaskId) -> bool:
         """Is its record gone because the task ended long ago?"""
-        return False
+        return not there(self.record(task_id) / "task.json") and self.archive.holds(task_id)
 
     def ended(self, task_id: TaskId) -> AckStatus | None:
         """How the task ended; None while it has no ack. A good end is remembered, it can't change any more."""
@@ -211,7 +214,8 @@ class Folder:
             ack = Ack.from_json(json.loads(read_regular(path, MAX_ACK_BYTES)))
             why = ""
         except (FileNotFoundError, NotADirectoryError):
-            return None
+            archived = None if there(path.with_name("task.json")) else self.archive.find(TaskId(task_id))
+            return archived.ack if archived is not None else None
         except (InvalidInput, ValueError, RecursionError):
             ack, why = None, "it can't be read"
         manifest = self.read_manifest(task_id)
@@ -251,6 +255,8 @@ class Folder:
         record = self.record(place.task_id)
         entries = names(record)
         if "task.json" not in entries:
+            if self.compacted(place.task_id):
+                raise Unfit("a task that already has its ack")
             # Lost by other hands: adopt what the CBO did sign.
             if not self._valid(manifest):
                 raise Unfit("never submitted, and no valid grant")
@@ -330,6 +336,11 @@ class Folder:
             return str(json.loads(read_regular(why, 65536))["reason"])
         except (OSError, ValueError, KeyError, TypeError):
             return ""
+
+
+@functools.lru_cache(maxsize=65536)
+def _shelf(task_id: str) -> str:
+    return hashlib.sha256(task_id.encode()).hexdigest()[:2]
 
 
 def _highest(entries: list[str]) -> int:

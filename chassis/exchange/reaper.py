@@ -11,7 +11,7 @@ from chassis.exchange import rules
 from chassis.exchange.custody import Custody
 from chassis.exchange.folder import Folder, Place, Ungranted, there
 from chassis.exchange.holders import end, read_holder
-from chassis.exchange.manifest import Manifest, TaskId
+from chassis.exchange.manifest import AckStatus, Manifest, TaskId
 from chassis.exchange.moves import Unfit, names, read_regular, remove
 from chassis.exchange.port import Swept, TaskState
 from chassis.killswitch import KillSwitch
@@ -35,6 +35,7 @@ class Reaper:
         self._known: dict[tuple[str, str], Manifest] = {}
         self._open: dict[TaskId, set[str]] = {}
         """Dependencies without an ack, and the names of the files that wait for each."""
+        self._seen_open: set[TaskId] = set()
         self._lock = threading.Lock()
 
     def sweep(self) -> Swept:
@@ -56,6 +57,7 @@ class Reaper:
         known: dict[tuple[str, str], Manifest] = {}
         again = {name for dep in list(self._open) if self._folder.ended(dep) for name in self._open.pop(dep)}
         fresh = 0
+        self._seen_open = set(self._open)
         for state in UNHELD:
             for folder in self._folder.folders(state):
                 where = str(folder)
@@ -75,6 +77,7 @@ class Reaper:
                     moved = self._settle(place, manifest, now, swept)
                     for ended in self._custody.lately_ended():
                         again |= self._open.pop(ended, set())
+                        self._seen_open.discard(ended)
                     if not moved:
                         known[where, name] = manifest
                         self._wait_for(name, manifest)
@@ -83,8 +86,17 @@ class Reaper:
     def _wait_for(self, name: str, manifest: Manifest) -> None:
         if name.endswith(".waiting"):
             for dependency in manifest.dependencies:
-                if self._folder.ended(dependency) is None:
+                if self._ended(dependency) is None:
                     self._open.setdefault(dependency, set()).add(name)
+
+    def _ended(self, task_id: TaskId) -> AckStatus | None:
+        """Looked up once a sweep: what ends meanwhile lets its dependants go on by itself."""
+        if task_id in self._seen_open:
+            return None
+        status = self._folder.ended(task_id)
+        if status is None:
+            self._seen_open.add(task_id)
+        return status
 
     def _read(self, place: Place | None, path: Path, swept: rules.Sweeping) -> Manifest | None:
         """The task's manifest, read once for as long as its file stays where it is."""
@@ -115,7 +127,7 @@ class Reaper:
         not_before = self._folder.not_before(place) if place.later else None
         if not_before is not None and now < not_before:
             return False
-        if self._custody.put(place, manifest):
+        if self._custody.put(place, manifest, ended=self._ended):
             swept.released.append(place.task_id)
             return True
         return False
