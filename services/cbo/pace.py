@@ -1,5 +1,6 @@
 """How often one caller may do one thing: a bucket that fills up again."""
 
+import math
 import threading
 
 from chassis.clock import Clock
@@ -21,8 +22,8 @@ class Pace:
             spent, at = self._spent.get(name, (0.0, now))
             spent = max(0.0, spent - (now - at) * self._rate)
             if spent + 1.0 > self._burst:
-                wait = (spent + 1.0 - self._burst) / self._rate
-                raise ResourceExhausted(f"too many {what} of {name}; nothing was taken in, try again in {wait:.0f} s")
+                wait = math.ceil((spent + 1.0 - self._burst) / self._rate)
+                raise ResourceExhausted(f"too many {what} of {name}; nothing was taken in, try again in {wait} s")
             full = [each for each, (used, since) in self._spent.items() if used <= (now - since) * self._rate]
             for each in full:
                 del self._spent[each]
