@@ -103,7 +103,7 @@ class Result:
             "status": self.status,
             "detail": self.detail[:MAX_DETAIL],
             "files_changed": changed,
-            "effects_json": canonical([each.to_json() for each in self.changes]),
+            "effects_json": canonical([_effect(each, self.status) for each in self.changes]),
             "claims_json": canonical([*(dict(each) for each in self.claims), *(each.claim() for each in self.changes)]),
             "cost": dict(self.cost),
             "applied": applied,
@@ -116,6 +116,13 @@ class Result:
                 "claims_json": canonical([dict(each) for each in self.plan.claims]),
             }
         return ack
+
+
+def _effect(change: Change, status: Status) -> Json:
+    """An undo's effects are its steps, in words, as the station's own undos have them."""
+    if status == "undone":
+        return {"step": f"{'put back' if change.after_sha256 else 'remove'} {change.target}"}
+    return change.to_json()
 
 
 def file_claim(path: Path) -> Json:
