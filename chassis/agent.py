@@ -96,6 +96,9 @@ DRILL_AGAIN_SECONDS = 60.0
 """A drill that failed is tried again after this: what failed it (a full disk) may be over."""
 
 
+VAIN_WAKES = 3
+
+
 class Agent:
     """The worker with its drills done first, on its own thread, so that a slow disk delays no answer."""
 
@@ -103,6 +106,20 @@ class Agent:
         self._worker, self._journal, self._clock = worker, journal, clock
         self._drill_at: float | None = clock.monotonic()
         self._pruned_at = clock.monotonic()
+        self._vain = 0
+
+    def rest(self, seconds: float) -> bool:
+        """Between two steps: until a task comes, or `seconds` are over. True when a step is due at once.
+
+        What is ready but not for now (the kill switch, a sleep lease) must not keep the agent awake, so after a few
+        wakes in vain it only rests until a step has answered something again.
+        """
+        if self._vain >= VAIN_WAKES:
+            self._clock.wait(seconds)
+            return False
+        woken = self._worker.wait(seconds)
+        self._vain += woken
+        return woken
 
     def step(self) -> None:
         """Drill first, then claim and do what is ready; every six hours bound the journal."""
@@ -113,7 +130,8 @@ class Agent:
                 log.error("drill failed: this procedure will not act", procedure=procedure, why=why)
             if not failed:
                 self._drill_at = None
-        self._worker.step()
+        if self._worker.step():
+            self._vain = 0
         if self._clock.monotonic() - self._pruned_at >= PRUNE_SECONDS:
             self._pruned_at = self._clock.monotonic()
             for task_id in self._journal.prune(KEPT_BYTES, KEPT_FOR):

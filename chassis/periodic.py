@@ -10,14 +10,21 @@ from chassis.clock import Clock, VirtualClock
 
 log = structlog.get_logger(__name__)
 
+REST_SECONDS = 0.25
+"""A thread that rests by other means than the clock looks this often whether it is to stop."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Periodic:
-    """`step` is called every `every_seconds`; it is blocking and must be short against the interval."""
+    """`step` is called every `every_seconds`; it is blocking and must be short against the interval.
+
+    `rest` is how a thread waits in between: for at most so many seconds, True when the next step is due at once.
+    """
 
     name: str
     every_seconds: float
     step: Callable[[], None]
+    rest: Callable[[float], bool] | None = None
 
 
 class PeriodicThreads:
@@ -48,7 +55,16 @@ class PeriodicThreads:
             except Exception:
                 log.exception("periodic step failed", periodic=periodic.name)
             due = max(due + periodic.every_seconds, self._clock.monotonic())
-            self._clock.wait(due - self._clock.monotonic(), self._stop)
+            if periodic.rest is None:
+                self._clock.wait(due - self._clock.monotonic(), self._stop)
+            elif self._woken(periodic.rest, due):
+                due = self._clock.monotonic()
+
+    def _woken(self, rest: Callable[[float], bool], due: float) -> bool:
+        while not self._stop.is_set() and (left := due - self._clock.monotonic()) > 0:
+            if rest(min(left, REST_SECONDS)):
+                return True
+        return False
 
 
 class VirtualSchedule:

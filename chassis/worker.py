@@ -121,6 +121,10 @@ class Worker:
             answered += self._take(claims[0])
         return answered
 
+    def wait(self, seconds: float) -> bool:
+        """Real time, at most `seconds`; True as soon as something may be ready for this agent."""
+        return self._exchange.wait(self._agent, seconds)
+
     def _start(self) -> None:
         """After a crash: settle the journal, then get back what the dead boot of this agent held."""
         for line in self._journal.recover():

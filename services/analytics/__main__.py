@@ -79,7 +79,7 @@ def main() -> None:
         ],
         checks={"trends folder": lambda: layout.trends.stat() and None},
         periodics=[
-            Periodic(name="agent", every_seconds=1.0, step=agent.step),
+            Periodic(name="agent", every_seconds=1.0, step=agent.step, rest=agent.rest),
             Periodic(name="analysis", every_seconds=30.0, step=analyse_when_due),
         ],
         clock=clock,

@@ -134,7 +134,7 @@ def main() -> None:
         checks={"sampler": governor.check},
         periodics=[
             Periodic(name="sampler", every_seconds=settings.sample_seconds, step=governor.sample),
-            Periodic(name="agent", every_seconds=1.0, step=agent.step),
+            Periodic(name="agent", every_seconds=1.0, step=agent.step, rest=agent.rest),
         ],
         clock=clock,
         executor=executor,

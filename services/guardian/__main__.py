@@ -129,7 +129,7 @@ def main() -> None:
             ),
         ],
         checks={"probe rounds": guardian.check},
-        periodics=[*guardian.periodics(), Periodic(name="agent", every_seconds=1.0, step=agent.step)],
+        periodics=[*guardian.periodics(), Periodic(name="agent", every_seconds=1.0, step=agent.step, rest=agent.rest)],
         clock=clock,
         executor=executor,
         on_stop=stop,
