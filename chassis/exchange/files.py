@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from chassis.atomic import fsync_dir, write_whole
@@ -11,11 +12,12 @@ from chassis.clock import Clock
 from chassis.errors import CalyxError, Duplicate, InvalidInput, ResourceExhausted, Unavailable
 from chassis.exchange import rules
 from chassis.exchange.commits import Commits, Kind, Record
+from chassis.exchange.compaction import Compaction
 from chassis.exchange.custody import Custody
 from chassis.exchange.folder import Folder, Place, move_into, there
 from chassis.exchange.manifest import TASK_ID, Ack, AckStatus, Manifest, TaskId
 from chassis.exchange.moves import Unfit, names, refuse_network_file_system, write_new
-from chassis.exchange.port import Claim, Exchange, Holder, Receipt, Swept, TaskState, TaskView
+from chassis.exchange.port import Claim, Compacted, Exchange, Holder, Receipt, Swept, TaskState, TaskView
 from chassis.exchange.reaper import Reaper
 from chassis.exchange.recovery import Recovery
 from chassis.exchange.slots import Slots
@@ -47,6 +49,7 @@ class FilesExchange(Exchange):
         self._custody = Custody(self._folder, clock, kill_switch, self._slots.hold, self._commits)
         self._recovery = Recovery(self._folder, self._custody)
         self._clean_up()
+        self._compaction = Compaction(self._folder, clock)
         self._reaper = Reaper(self._folder, self._custody, clock, kill_switch, lease_seconds)
 
     # Submitting
@@ -255,14 +258,14 @@ class FilesExchange(Exchange):
     def get(self, task_id: TaskId) -> TaskView:
         manifest = self._folder.read_manifest(task_id) if TASK_ID.fullmatch(task_id) else None
         if manifest is None:
-            return TaskView(task_id=task_id, state="unknown", epoch=0, manifest=None, ack=None)
+            archived = self._folder.archive.find(task_id) if TASK_ID.fullmatch(task_id) else None
+            if archived is None:
+                return TaskView(task_id=task_id, state="unknown", epoch=0, manifest=None, ack=None)
+            return _ended(task_id, archived.manifest, archived.ack)
         for _ in range(5):  # it may move from a place not looked at yet to one already looked at
             ack = self._folder.read_ack(task_id)
             if ack is not None:
-                state: TaskState = "cancelled" if ack.status == "cancelled" else "done"
-                return TaskView(
-                    task_id=task_id, state=state, epoch=ack.epoch, manifest=manifest, ack=ack, reason=ack.detail
-                )
+                return _ended(task_id, manifest, ack)
             place = self._folder.find(task_id, manifest, self._folder.epoch(task_id))
             if place is not None:
                 reason = self._folder.reason(place)
@@ -287,6 +290,8 @@ class FilesExchange(Exchange):
                 found |= {place.task_id for place in places if place is not None}
         if wanted & {"done", "cancelled"}:
             found |= self._folder.finished()
+            for state in wanted & {"done", "cancelled"}:
+                found |= set(self._folder.archive.ids(cancelled=state == "cancelled"))
         views = (self.get(task_id) for task_id in sorted(found))
         return [view for view in views if view.state in wanted]
 
@@ -298,6 +303,9 @@ class FilesExchange(Exchange):
             for state in live
         }
 
+    def compact(self, finished: timedelta, archive: timedelta, limit: int = 1000) -> Compacted:
+        return self._compaction.step(finished, archive, limit)
+
     def sweep(self) -> Swept:
         self._clean_up()
         return self._reaper.sweep()
@@ -308,6 +316,11 @@ class FilesExchange(Exchange):
         if any(name.endswith(".tmp") for name in names(self._root / "tmp")):
             with contextlib.suppress(BlockingIOError):  # somebody is submitting: then the next sweep looks again
                 self._take_back_all(fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _ended(task_id: TaskId, manifest: Manifest | None, ack: Ack) -> TaskView:
+    state: TaskState = "cancelled" if ack.status == "cancelled" else "done"
+    return TaskView(task_id=task_id, state=state, epoch=ack.epoch, manifest=manifest, ack=ack, reason=ack.detail)
 
 
 def _full(error: OSError, task_id: str) -> CalyxError:

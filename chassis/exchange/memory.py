@@ -8,13 +8,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from chassis.clock import Clock
 from chassis.errors import AlreadyAcked, InvalidInput, LeaseLost
 from chassis.exchange import rules
 from chassis.exchange.manifest import Ack, AckStatus, Manifest, TaskId
-from chassis.exchange.port import Claim, Exchange, Holder, Receipt, Swept, TaskState, TaskView
+from chassis.exchange.port import Claim, Compacted, Exchange, Holder, Receipt, Swept, TaskState, TaskView
 from chassis.killswitch import KillSwitch
 
 
@@ -31,6 +31,9 @@ class _Task:
     """Its entry in the queue of its pool, while it is ready."""
     ack: Ack | None = None
     reason: str = ""
+    archived_on: date | None = None
+    bare: bool = False
+    """Only its id and how it ended are kept."""
 
 
 class MemoryExchange(Exchange):
@@ -304,8 +307,9 @@ class MemoryExchange(Exchange):
                 return TaskView(task_id=task_id, state="unknown", epoch=0, manifest=None, ack=None)
             reason = task.ack.detail if task.ack else task.reason
             return TaskView(
-                task_id=task_id, state=task.state, epoch=task.epoch, manifest=task.manifest, ack=task.ack, reason=reason
-            )
+                task_id=task_id, state=task.state, epoch=task.epoch, manifest=None if task.bare else task.manifest,
+                ack=task.ack, reason=reason,
+            )  # fmt: skip
 
     def tasks(self, states: Iterable[TaskState]) -> list[TaskView]:
         with self._lock:
@@ -316,6 +320,23 @@ class MemoryExchange(Exchange):
         with self._lock:
             live: tuple[TaskState, ...] = ("held", "waiting", "ready", "claimed", "dead")
             return {state: sum(t.state == state for t in self._tasks.values()) for state in live}
+
+    def compact(self, finished: timedelta, archive: timedelta, limit: int = 1000) -> Compacted:
+        with self._lock:
+            now = self._clock.now()
+            last, oldest = (now - finished).date(), (now - archive).date()
+            acks = [t.ack for t in self._tasks.values() if t.ack is not None and t.archived_on is None]
+            due = sorted((a.ended_at.date(), a.task_id) for a in acks if a.ended_at.date() < last)[:limit]
+            for _, task_id in due:
+                self._tasks[task_id].archived_on = now.date()
+            kept = [t for t in self._tasks.values() if t.archived_on is not None and not t.bare]
+            day = min((t.archived_on for t in kept if t.archived_on is not None), default=oldest)
+            dropped = [t for t in kept if t.archived_on == day and day < oldest]
+            for task in dropped:
+                task.bare = True
+                if task.ack is not None:
+                    task.ack = rules.bare_ack(task.ack)
+            return Compacted(archived=len(due), dropped=len(dropped))
 
     def sweep(self) -> Swept:
         with self._lock:

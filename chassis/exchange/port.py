@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal, Protocol
 
 from chassis.exchange.manifest import Ack, Manifest, TaskId
@@ -61,6 +62,14 @@ class Swept:
     expired: tuple[TaskId, ...] = ()
     dead: tuple[TaskId, ...] = ()
     quarantined: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compacted:
+    """What one step of compaction did: tasks moved to the archive, tasks of which only the id is kept from now on."""
+
+    archived: int = 0
+    dropped: int = 0
 
 
 class Exchange(Protocol):
@@ -135,3 +144,10 @@ class Exchange(Protocol):
         ...
 
     def depth(self) -> dict[TaskState, int]: ...
+    def compact(self, finished: timedelta, archive: timedelta, limit: int = 1000) -> Compacted:
+        """One bounded step: what ended on a day before `finished` ago goes to the archive, where `get` still finds it.
+
+        Of what came there on a day before `archive` ago only the id and how it ended are kept, a day at a time.
+        An id is never free again.
+        """
+        ...

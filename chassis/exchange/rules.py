@@ -154,6 +154,14 @@ def answer(manifest: Manifest, epoch: int, status: AckStatus, reason: str, now: 
     )
 
 
+def bare_ack(ack: Ack, why: str = "only its id is kept; its record was dropped") -> Ack:
+    """What is left of an ack when only the id and how it ended are kept."""
+    return Ack(
+        task_id=ack.task_id, epoch=ack.epoch, agent=ack.agent, status=ack.status, started_at=ack.ended_at,
+        ended_at=ack.ended_at, duration_seconds=0.0, detail=why,
+    )  # fmt: skip
+
+
 def disbelieved(manifest: Manifest, ack: Ack) -> str:
     """Why this can't be the task's own ack; empty if it can. It shows a blunder or a forgery, it proves nothing."""
     if ack.task_id != manifest.task_id:
