@@ -130,7 +130,7 @@ def show(systems: list[System], workers: list[int], rates: dict[tuple[str, int],
     print(
         f"{'':28}"
         + "".join(f"{f'N = {n}':>8}" for n in workers)
-        + f"  {'kill -9 in mid-task':36}power cut: acked, lost"
+        + f"  {'kill -9 in mid-task':36}power cut: acked, then lost"
     )
     for each in systems:
         cells = []
