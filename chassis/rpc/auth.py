@@ -82,5 +82,6 @@ class Callers:
 
 def permit(name: str, service: str, method: str, allow: Mapping[str, Set[str]]) -> None:
     """Raise PermissionDenied unless `name` (or its class, `agent`) is on the list; without a list it is for nobody."""
-    if (AGENT if agent_of(name) else name) not in allow.get(method, frozenset()):
+    listed = AGENT if agent_of(name) else name
+    if listed not in allow.get(method, frozenset()) or name == AGENT:  # the class itself is no caller
         raise PermissionDenied(f"{name} may not call {service}/{method}", caller=name, method=method)

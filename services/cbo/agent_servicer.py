@@ -226,6 +226,8 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         left = context.time_remaining()
         wait = min(wait_seconds, MAX_WAIT_SECONDS, math.inf if left is None else left - MARGIN_SECONDS)
         ends = clock.monotonic() + wait
+        if wait <= 0:
+            return
         if self._waiting[agent] >= MAX_WAITING:
             raise ResourceExhausted(f"{agent} waits in {MAX_WAITING} calls already; let them end first")
 

@@ -18,6 +18,7 @@ from chassis.rpc.auth import Callers
 from chassis.rpc.client import ServiceChannel, open_channel
 from chassis.rpc.server import RunningServer, Served, start_server
 from services.cbo import agent_servicer, servicer
+from services.cbo.agent_servicer import Pause
 
 SERVICES = ("operator", "dashboard", "governor", "guardian", "analytics", "memory", "cbo")
 
@@ -46,14 +47,15 @@ class Wire:
     tokens: dict[str, str] = field(default_factory=dict)
     channels: list[ServiceChannel] = field(default_factory=list)
     running: RunningServer | None = None
+    pause: Pause | None = None
+    """How long polls wait; None: each wait moves the station's clock, and lets others come in between."""
 
     def __post_init__(self) -> None:
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
         self.serve()
 
-    async def pause(self, woken: asyncio.Event, seconds: float) -> None:
-        """Waiting moves the station's clock; whoever is to wake it may come in between."""
+    async def _tick(self, woken: asyncio.Event, seconds: float) -> None:
         self.station.clock.advance(seconds)
         await asyncio.sleep(0)
 
@@ -73,7 +75,7 @@ class Wire:
                     Served(
                         agent_servicer.FULL_NAME,
                         agent_pb2_grpc.add_AgentServiceServicer_to_server,
-                        agent_servicer.AgentServicer(cbo, self.executor, self.pause),
+                        agent_servicer.AgentServicer(cbo, self.executor, self.pause or self._tick),
                         agent_servicer.ALLOW,
                     ),
                 ],

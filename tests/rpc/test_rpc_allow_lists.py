@@ -12,6 +12,7 @@ from chassis.errors import PermissionDenied
 from chassis.identity import CALLERS
 from chassis.rpc import auth, probe_servicer
 from services.analytics import servicer as analytics
+from services.cbo import agent_servicer as agent
 from services.cbo import servicer as cbo
 from services.dashboard import servicer as dashboard
 from services.governor import servicer as governor
@@ -26,11 +27,17 @@ LETTERS = {
     "g": "governor",
     "u": "guardian",
     "a": "analytics",
+    "x": "agent:scout",
 }
+"""`agent:scout` stands for everybody who joined from outside: lists name the class, `agent`."""
 GOVERNED = frozenset({"memory", "governor", "guardian", "analytics"})
 PEOPLE = frozenset({"operator", "dashboard"})
 
 DECIDED: Mapping[str, Mapping[str, str]] = {
+    "agent": dict.fromkeys(
+        ("Join", "Propose", "AwaitTask", "Claim", "Heartbeat", "Check", "Ack", "Nack", "Recall", "Report", "GetStatus"),
+        "x",
+    ),
     "analytics": {"Analyze": "cdo", "GetTrends": "cdou", "ListCharts": "cdo"},
     "cbo": {
         **dict.fromkeys(
@@ -72,6 +79,7 @@ DECIDED: Mapping[str, Mapping[str, str]] = {
 """Contract → method → the callers' letters."""
 
 ALLOWED: Mapping[str, Mapping[str, frozenset[str]]] = {
+    "agent": agent.ALLOW,
     "analytics": analytics.ALLOW,
     "cbo": cbo.ALLOW,
     "dashboard": dashboard.ALLOW,
@@ -84,8 +92,13 @@ ALLOWED: Mapping[str, Mapping[str, frozenset[str]]] = {
 FOR_PEOPLE_ALONE = (
     ("cbo", "SubmitObjective"), ("cbo", "CancelObjective"), ("cbo", "RunPulse"), ("cbo", "ApproveTask"),
     ("cbo", "RejectTask"), ("cbo", "CancelTask"), ("cbo", "Undo"), ("cbo", "SetLevel"), ("cbo", "SetKillSwitch"),
-    ("cbo", "ApproveDomain"), ("cbo", "RevokeDomain"), ("guardian", "RunPlaybook"), ("guardian", "ReleaseQuarantine"),
+    ("cbo", "ApproveDomain"), ("cbo", "RevokeDomain"), ("cbo", "InviteAgent"), ("cbo", "ListAgents"),
+    ("cbo", "RevokeAgent"), ("cbo", "RequeueTask"), ("guardian", "RunPlaybook"), ("guardian", "ReleaseQuarantine"),
 )  # fmt: skip
+
+
+def test_everybody_who_can_call_has_a_letter() -> None:
+    assert {*CALLERS, "agent:scout"} == set(LETTERS.values())
 
 
 def contracts() -> Iterator[tuple[str, frozenset[str]]]:
@@ -100,7 +113,7 @@ def test_every_method_of_a_contract_is_decided_and_listed(name: str, methods: fr
     assert set(ALLOWED[name]) == methods
 
 
-CASES = [(name, method, caller) for name in DECIDED for method in DECIDED[name] for caller in CALLERS]
+CASES = [(name, method, caller) for name in DECIDED for method in DECIDED[name] for caller in LETTERS.values()]
 
 
 @pytest.mark.parametrize(("name", "method", "caller"), CASES)
@@ -123,3 +136,20 @@ def test_no_governed_service_changes_how_it_is_governed() -> None:
     assert not governor.ALLOW["Resume"] & GOVERNED
     assert not memory.ALLOW["AmendOutcome"] & GOVERNED
     assert not dashboard.ALLOW["IssueLoginLink"] & GOVERNED
+
+
+OUTSIDE = [(name, method) for name in DECIDED if name != "agent" for method in DECIDED[name]]
+
+
+@pytest.mark.parametrize(("name", "method"), OUTSIDE)
+@pytest.mark.parametrize("caller", ["agent:scout", "agent:operator", "agent", "agent:", "operator:", ":operator"])
+def test_an_outside_agent_calls_nothing_but_the_agent_service(name: str, method: str, caller: str) -> None:
+    with pytest.raises(PermissionDenied):
+        auth.permit(caller, name, method, ALLOWED[name])
+
+
+@pytest.mark.parametrize("method", list(DECIDED["agent"]))
+@pytest.mark.parametrize("caller", ["agent", "agent:", "operator", "cbo", "scout", ""])
+def test_the_agent_service_is_for_outside_agents_alone(method: str, caller: str) -> None:
+    with pytest.raises(PermissionDenied):
+        auth.permit(caller, "agent", method, agent.ALLOW)
