@@ -8,7 +8,7 @@ now (approved, not revoked, in time) is the CBO's to say; this is what it is.
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ def verify(raw: bytes, trusted: Trusted, layout: Layout, builtin: Mapping[str, D
 
 
 class DomainBook(Mapping[str, DomainManifest]):
-    """A live mapping: read again when a file or key changes. An iterator sees the domains as they were at its start.
+    """A live mapping, read again when a file or key changes; whoever iterates sees the domains as they were by then.
 
     A domain may appear or vanish between two looks: use `get`. `faults` says which files are left out, and why.
     Thread-safe.
@@ -155,6 +155,16 @@ class DomainBook(Mapping[str, DomainManifest]):
 
     def __len__(self) -> int:
         return len(self.now())
+
+    def items(self) -> ItemsView[str, DomainManifest]:
+        """As they are at one moment, like keys and values: one look, not one for each."""
+        return self.now().items()
+
+    def keys(self) -> KeysView[str]:
+        return self.now().keys()
+
+    def values(self) -> ValuesView[DomainManifest]:
+        return self.now().values()
 
     @property
     def faults(self) -> Mapping[str, str]:

@@ -130,7 +130,7 @@ class Admissions:
                 raise Refused(f"{name}: {path} leads to {found}; declare that")
 
     def _builtin(self) -> Mapping[str, DomainManifest]:
-        return {name: each for name, each in dict(self._bridge.domains).items() if not each.signed_by}
+        return {name: each for name, each in self._bridge.domains.items() if not each.signed_by}
 
     def _other_work(self, manifest: DomainManifest) -> bool:
         before = self._bridge.store.fact(f"terms:{manifest.domain}")
@@ -180,7 +180,7 @@ class Admissions:
         """Every domain there is, by name."""
         bridge = self._bridge
         found = []
-        for name, manifest in sorted(dict(bridge.domains).items()):
+        for name, manifest in sorted(bridge.domains.items()):
             revoked, ruling = bridge.revoked(name), bridge.ruling(manifest)
             blocked = f"revoked {revoked}" if revoked else "" if ruling.allowed else ruling.reason
             found.append(Listed(manifest=manifest, blocked=blocked))

@@ -41,7 +41,7 @@ class Declared:
         return tuple(each for each in self._kept(domain) if str(each.path) in manifest.paths)
 
     def all(self) -> tuple[AllowedPath, ...]:
-        signed = [name for name, each in dict(self._domains).items() if each.signed_by]
+        signed = [name for name, each in self._domains.items() if each.signed_by]
         return tuple(path for name in signed for path in self.of(name))
 
     def approve(self, manifest: DomainManifest, by: str, at: datetime) -> None:

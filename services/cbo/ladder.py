@@ -56,7 +56,7 @@ class Ladder:
 
     def meet(self, now: datetime) -> None:
         """Take up domains, and editions of them, that are new since the last look."""
-        for name, manifest in dict(self._domains).items():
+        for name, manifest in self._domains.items():
             with self._lock:
                 known = self._standings.get(name)
             if known is None or known[0].digest != manifest.digest:
@@ -64,10 +64,7 @@ class Ladder:
 
     def terms(self, domain: str) -> Terms:
         manifest = self._domains.get(domain)
-        if manifest is None:
-            return Terms(max_level=Level.OBSERVE)
-        top = manifest.max_level
-        return Terms(max_level=min(top, Level.GUIDE) if manifest.effects == "irreversible" else top)
+        return Terms(max_level=Level.OBSERVE) if manifest is None else terms_of(manifest)
 
     def standing(self, domain: str) -> Standing:
         """Of a domain that is not there any more: its last one, and nothing at all of one that never was."""
@@ -125,27 +122,38 @@ class Ladder:
         return self.take(domain, Entry(pulse=pulse, forced=level, why=why), now)
 
     def rung(self, domain: str) -> Rung:
-        if domain not in self._domains:
+        manifest = self._domains.get(domain)
+        if manifest is None:
             raise NotFound(f"there is no domain {domain}; `calyx ladder` shows them")
+        made = self._rung(domain, manifest)
+        if made is None:
+            raise NotFound(f"{domain} is only just admitted; ask again in a second")
+        return made
+
+    def _rung(self, domain: str, manifest: DomainManifest) -> Rung | None:
         with self._lock:
             known = self._standings.get(domain)
         if known is None:
-            raise NotFound(f"{domain} is only just admitted; ask again in a second")
-        standing, changed_at = known
-        terms = self.terms(domain)
+            return None
+        terms = terms_of(manifest)
         return Rung(
             domain=domain,
             max_level=terms.max_level,
-            standing=standing,
-            decision=decide(standing, terms),
-            run_required=run_required(standing, terms),
-            changed_at=changed_at,
+            standing=known[0],
+            decision=decide(known[0], terms),
+            run_required=run_required(known[0], terms),
+            changed_at=known[1],
         )
 
     def rungs(self) -> list[Rung]:
-        with self._lock:
-            met = [domain for domain in sorted(self._domains) if domain in self._standings]
-        return [self.rung(domain) for domain in met]
+        """Of every domain that is there, as of one moment."""
+        found = (self._rung(domain, manifest) for domain, manifest in sorted(self._domains.items()))
+        return [rung for rung in found if rung is not None]
+
+
+def terms_of(manifest: DomainManifest) -> Terms:
+    top = manifest.max_level
+    return Terms(max_level=min(top, Level.GUIDE) if manifest.effects == "irreversible" else top)
 
 
 GONE = Standing(level=Level.OBSERVE, reason="there is no such domain any more")

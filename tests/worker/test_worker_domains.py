@@ -138,9 +138,10 @@ def test_a_declared_folder_that_became_a_link_is_not_followed(yard: Yard, tmp_pa
 
 
 def test_the_book_sees_every_change_and_an_iterator_does_not(yard: Yard) -> None:
-    names = iter(yard.book)
+    names, pairs = iter(yard.book), yard.book.items()
     (yard.layout.admitted / "notes.json").unlink()
     assert "notes" in list(names)
+    assert "notes" in dict(pairs)
     assert set(yard.book) == set(BUILTIN)
     yard.admit()
     assert [each.domain for each in yard.book.admitted()] == ["notes"]
