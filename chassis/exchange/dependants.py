@@ -60,14 +60,8 @@ class Dependants:
                 manifest = self._folder.read_manifest(name)
                 if manifest is not None:
                     self.watch(manifest)
-        if waiting:
-            self.tidy(dependency)
-
-    def tidy(self, dependency: str) -> None:
-        try:
-            (self._root / dependency).rmdir()
-        except OSError:
-            return  # not empty, or gone
+        with contextlib.suppress(OSError):  # never there, or a newcomer's mark is in it
+            folder.rmdir()
 
     def sweep(self) -> None:
         """Marks at what has ended meanwhile: whoever ended it was cut short."""

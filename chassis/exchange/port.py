@@ -1,6 +1,6 @@
 """The exchange as its users see it. Adapters store and fence; `rules.py` decides."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, Protocol
@@ -138,6 +138,24 @@ class Exchange(Protocol):
         ...
 
     def get(self, task_id: TaskId) -> TaskView: ...
+    def watch(self, task_ids: Iterable[TaskId], pause: Callable[[], bool]) -> Iterator[TaskView]:
+        """Each of these tasks as it is, and again whenever its state or epoch has changed, until all have ended.
+
+        `pause` is called after each look; when it says False, the watch is over.
+        """
+        seen: dict[TaskId, tuple[TaskState, int]] = {}
+        left = list(dict.fromkeys(task_ids))
+        while left:
+            for task_id in list(left):
+                view = self.get(task_id)
+                if seen.get(task_id) != (view.state, view.epoch):
+                    seen[task_id] = (view.state, view.epoch)
+                    yield view
+                if view.ack is not None:
+                    left.remove(task_id)
+            if not left or not pause():
+                return
+
     def tasks(self, states: Iterable[TaskState]) -> list[TaskView]: ...
     def sweep(self) -> Swept:
         """The reaper's turn: dependencies, TTLs (paused under the kill switch), stale leases, stray files."""

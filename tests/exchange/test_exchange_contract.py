@@ -326,3 +326,50 @@ def test_waiting_ends_at_once_where_something_is_ready_and_says_no_where_nothing
     world.exchange.submit(world.task("a"))
     assert world.exchange.wait("governor", 60.0)
     assert not world.exchange.wait("guardian", 0.0)
+
+
+def test_a_watch_tells_each_change_once_until_all_have_ended(world: World) -> None:
+    world.exchange.submit_many([world.task("a"), world.task("b", dependencies=("a",))])
+    steps = iter([lambda: world.claim(), lambda: None, lambda: world.exchange.cancel("b", "no"), world.stale])
+
+    def pause() -> bool:
+        step = next(steps, None)
+        return step is not None and (step(), True)[1]
+
+    told = [(view.task_id, view.state) for view in world.exchange.watch(["a", "b"], pause)]
+    assert told == [("a", "ready"), ("b", "waiting"), ("a", "claimed"), ("b", "cancelled"), ("a", "waiting")]
+    assert [view.state for view in world.exchange.watch(["b"], lambda: True)] == ["cancelled"]
+
+
+def test_a_task_goes_on_with_the_last_of_its_dependencies_and_not_before(world: World) -> None:
+    world.exchange.submit_many([world.task(n) for n in "abc"] + [world.task("z", dependencies=("a", "b", "c"))])
+    held = {claim.manifest.task_id: claim for claim in world.exchange.claim("governor", "w1", 3)}
+    for name in "cab":
+        assert world.exchange.get("z").state == "waiting"
+        world.exchange.ack(held[name], world.ack(held[name]))
+    assert world.exchange.get("z").state == "ready"
+
+
+def test_a_task_submitted_after_its_dependency_has_ended_is_placed_at_once(world: World) -> None:
+    world.exchange.submit_many([world.task("good"), world.task("bad")])
+    for claim, status in zip(world.exchange.claim("governor", "w1", 2), ("failed", "done"), strict=True):
+        world.exchange.ack(claim, world.ack(claim, status))
+    world.exchange.submit_many([world.task("x", dependencies=("good",)), world.task("y", dependencies=("bad",))])
+    assert world.exchange.get("x").state == "ready"
+    assert world.exchange.get("y").ack.detail == "dependency bad ended failed; this task was not run"
+
+
+def test_a_long_chain_fails_to_its_end_with_its_first(world: World) -> None:
+    chain = [world.task(f"t{n:04d}", dependencies=(f"t{n - 1:04d}",) if n else ()) for n in range(300)]
+    world.exchange.submit_many(chain)
+    claim = world.claim()
+    world.exchange.ack(claim, world.ack(claim, "failed"))
+    assert world.exchange.get("t0299").ack.status == "failed"
+    assert world.exchange.depth()["waiting"] == 0
+
+
+def test_a_cycle_is_refused_by_name_and_what_depends_on_it_is_told_so(world: World) -> None:
+    edges = {"a": "b", "b": "c", "c": "a", "x": "a"}
+    answers = world.exchange.submit_many([world.task(name, dependencies=(to,)) for name, to in edges.items()])
+    assert all("a → b → c → a" in str(each) for each in answers[:3])
+    assert str(answers[3]) == "task x depends on a, which was refused"
