@@ -13,6 +13,7 @@ from chassis.domains import Level
 from chassis.errors import NotFound, Refused
 from services.cbo.policy import SHIPPED, pins_of
 from services.cbo.servicer import ALLOW
+from services.cbo.wire import domain_to_wire
 
 
 @pytest.fixture
@@ -259,6 +260,21 @@ def test_a_station_of_built_in_domains_alone_admits_none(tmp_path: Path, office:
     with pytest.raises(Refused, match="built-in domains only"):
         plain.cbo.desk.admissions.approve(office.letter(), "operator")
     plain.cbo.close()
+
+
+def test_the_list_names_signer_end_folders_and_what_stands_in_the_way(admitted: Office) -> None:
+    admitted.revoke()
+    listed = [domain_to_wire(each, "/station") for each in admitted.station.cbo.desk.admissions.listed()]
+    assert [each.domain for each in listed] == ["cleanup", "diagnostics", "log_rotation", "metrics_summary", "notes"]
+    built_in, notes = listed[2], listed[4]
+    assert (built_in.source, built_in.blocked, list(built_in.paths)) == ("built-in", "", ["/station/logs"])
+    assert not built_in.HasField("expires_at")
+    assert (notes.source, notes.serial, list(notes.paths)) == (
+        admitted.book["notes"].signed_by,
+        1,
+        [str(admitted.notes)],
+    )
+    assert notes.blocked == "revoked by operator: too noisy"
 
 
 def test_only_the_operator_admits_and_withdraws() -> None:
