@@ -7,7 +7,7 @@ from typing import Any
 
 from chassis.canonical import Json
 from chassis.clock import iso, parse_iso
-from services.dashboard import sections
+from services.dashboard import joined, sections
 from services.dashboard.answers import Answer
 from services.dashboard.figures import make, terms
 from services.dashboard.status import headline
@@ -47,6 +47,7 @@ def assemble(answers: Mapping[str, Answer], own: Own, *, now: datetime, monotoni
         "kpis": sections.kpis(view),
         "services": sections.services(view, own.version, monotonic - own.started_monotonic),
         "memory": sections.memory(view),
+        "agents": joined.agents(view),
         "trends": sections.trends(view),
     }
     document["status"] = headline(document)

@@ -70,6 +70,9 @@ class GrpcCbo:
     def kpis(self, timeout: float) -> Json:
         return plain(self._stub.GetKpis(cbo_pb2.GetKpisRequest(), timeout=timeout))
 
+    def agents(self, timeout: float) -> list[Json]:
+        return [plain(each) for each in self._stub.ListAgents(cbo_pb2.ListAgentsRequest(), timeout=timeout).agents]
+
     def objectives(self, finished: bool, timeout: float) -> list[Json]:
         asked = cbo_pb2.ListObjectivesRequest(include_finished=finished)
         return [plain(each) for each in self._stub.ListObjectives(asked, timeout=timeout).objectives]

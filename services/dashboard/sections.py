@@ -14,7 +14,7 @@ PEER_ANSWERS = {
     "memory": ("memory",),
     "governor": ("capacity", "leases"),
     "guardian": ("health", "incidents", "slots"),
-    "cbo": ("station", "inbox", "pulses", "ladder", "kpis"),
+    "cbo": ("station", "inbox", "pulses", "ladder", "kpis", "agents"),
     "analytics": ("trends", "charts"),
 }
 SLOTS_SHOWN = 60

@@ -47,6 +47,7 @@ class FakeStation:
     pulse_list: list[dict[str, Any]] = field(default_factory=list)
     task_list: list[dict[str, Any]] = field(default_factory=list)
     ladder_list: list[dict[str, Any]] = field(default_factory=list)
+    agent_list: list[dict[str, Any]] = field(default_factory=list)
     kpi_list: list[dict[str, Any]] = field(default_factory=list)
     incident_list: list[dict[str, Any]] = field(default_factory=list)
     slot_list: list[dict[str, Any]] = field(default_factory=list)
@@ -129,6 +130,10 @@ class FakeStation:
     def kpis(self, timeout: float) -> dict[str, Any]:
         self._need("cbo", "kpis")
         return {"window_seconds": 86400.0, "kpis": self.kpi_list}
+
+    def agents(self, timeout: float) -> list[dict[str, Any]]:
+        self._need("cbo", "agents")
+        return self.agent_list
 
     def objectives(self, finished: bool, timeout: float) -> list[dict[str, Any]]:
         self._need("cbo", "objectives")

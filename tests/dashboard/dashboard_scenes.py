@@ -74,6 +74,27 @@ def rung(domain: str, level: str, **more: Any) -> dict[str, Any]:
     return {**base, **more}
 
 
+def agent(
+    clock: Clock, name: str, domains: list[str], seen: float | None, *, revoked: float | None = None, **more: Any
+) -> dict[str, Any]:
+    def back(seconds: float | None) -> str | None:
+        return None if seconds is None else iso(clock.now() - timedelta(seconds=seconds))
+
+    report = more.get("report", "")
+    return {
+        "agent": name,
+        "domains": domains,
+        "invited_by": "operator",
+        "invited_at": back(5 * 86400),
+        "last_seen": back(seen),
+        "version": more.get("version", ""),
+        "capabilities": [],
+        "revoked_at": back(revoked),
+        "last_report": report,
+        "reported_at": back(40) if report else None,
+    }
+
+
 def kpi(name: str, value: float | None, unit: str, verdict: str, note: str = "", age: float = 20.0) -> dict[str, Any]:
     shown = figure(value, unit, age=age) if value is not None else figure(None, unit, note=note)
     return {"name": name, "target": "", "value": shown, "verdict": verdict, "note": note}
@@ -187,6 +208,12 @@ def busy(clock: Clock) -> FakeStation:
             {"op": "remove", "target": "/station/work/governor/old-scratch", "size_bytes": 88080384},
         ]),
     ]  # fmt: skip
+    station.agent_list = [
+        agent(clock, "scribe", ["notes", "photo_sorting"], seen=4, report="sorted 212 photos, 3 had no date"),
+        agent(clock, "builder", ["nightly_build"], seen=3 * 3600, version="2.1"),
+        agent(clock, "newcomer", ["translation"], seen=None),
+        agent(clock, "old-crawler", ["feeds"], seen=86400 * 3, revoked=86400 * 2),
+    ]
     station.incident_list = [
         incident(clock, "in-7", "memory", 95.0, 91.0),
         incident(clock, "in-3", "governor", 7300, 7290),

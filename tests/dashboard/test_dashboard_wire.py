@@ -43,6 +43,7 @@ def test_the_fakes_use_the_contracts_field_names() -> None:
         (station.ladder_list[0], cbo_pb2.LadderEntry()),
         (station.kpis(1), cbo_pb2.GetKpisResponse()),
         (station.kpi_list[0], cbo_pb2.Kpi()),
+        (station.agent_list[0], cbo_pb2.Agent()),
         (station.kpi_list[0]["value"], common_pb2.Figure()),
         (station.capacity(1), governor_pb2.GetCapacityResponse()),
         (station.readings, governor_pb2.Capacity()),

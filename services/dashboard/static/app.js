@@ -190,7 +190,7 @@ const ACTS = {
     if (why !== null) await attempt(() => call("POST", "/api/kill-switch", { engaged: false, why }), () => "Resumed.");
   },
   approve: ({ id, digest }) =>
-    attempt(() => call("POST", `/api/tasks/${encodeURIComponent(id)}/approve`, { plan_digest: digest }), () => "Approved: it runs if the world still matches the plan."),
+    attempt(() => call("POST", `/api/tasks/${encodeURIComponent(id)}/approve`, { plan_digest: digest }), () => (digest ? "Approved: it runs if the world still matches the plan." : "Approved: it runs now.")),
   async reject({ id }) {
     const why = await ask("Reject this plan?", "It is not an override: the station learns from your answer.", { label: "Why? (if you like)", required: false, go: "Reject" });
     if (why !== null) await attempt(() => call("POST", `/api/tasks/${encodeURIComponent(id)}/reject`, { why }), () => "Rejected.");

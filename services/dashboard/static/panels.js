@@ -146,7 +146,7 @@ export function inbox(doc, elapsed, session) {
         task.prediction !== null ? `${Math.round(task.prediction * 100)} % sure it will work` : ""),
       task.blocked.map((reason) => h("p", { class: "fine warn" }, reason)),
       h("p", { class: "answer" },
-        task.plan_digest ? h("button", { type: "button", class: "button primary", "data-act": "approve", "data-id": task.id, "data-digest": task.plan_digest }, "Approve") : null,
+        task.plan_digest || (task.state === "proposed" && task.level === "GUIDE") ? h("button", { type: "button", class: "button primary", "data-act": "approve", "data-id": task.id, "data-digest": task.plan_digest }, "Approve") : null,
         h("button", { type: "button", class: "button", "data-act": "reject", "data-id": task.id }, "Reject"))))),
     Object.keys(doc.station.tasks).length ? [h("h3", {}, "All tasks, by state"),
       h("dl", { class: "facts tight" }, Object.entries(doc.station.tasks).map(([name, n]) => [h("dt", {}, name), h("dd", {}, n.toLocaleString("en"))]))] : null,
@@ -255,4 +255,24 @@ function picked(charts) {
   return (scores.filter((each) => each.name.endsWith(".svg"))[0] ? scores.filter((each) => each.name.endsWith(".svg")) : scores).slice(0, 1);
 }
 
-export const ORDER = [uptime, tes, heartbeat, kpis, autonomy, inbox, capacity, alerts, services, pulses, learned];
+export function agents(doc, elapsed) {
+  const { items, total } = doc.agents;
+  return panel("agents", total ? `Agents from outside: ${total}` : "Agents from outside", doc.agents, elapsed, () =>
+    items.length === 0 ? h("p", { class: "none" }, "Nobody has joined. ", h("code", {}, "calyx agent invite NAME --domain D"), " lets a program take part, and ", h("code", {}, "calyx run --domain D -- COMMAND"), " governs one as it is.") : [
+    h("ul", { class: "agent-list" }, items.map((each) =>
+      h("li", { class: `agent ${each.revoked_at ? "revoked" : ""}`, "data-key": each.agent },
+        h("i", { class: `lamp ${each.revoked_at ? "" : seenLately(each) ? "on" : ""}` }),
+        h("b", { class: "agent-name", title: each.version ? `version ${each.version}` : "" }, each.agent),
+        h("span", { class: "agent-domains" }, each.domains.map((domain) => domain.replaceAll("_", " ")).join(", ")),
+        h("span", { class: "agent-report", title: each.last_report || "" }, each.last_report ? [h("q", {}, each.last_report), ` ${ago(seconds(each.reported_at))}`] : ""),
+        h("span", { class: "agent-seen" }, each.revoked_at
+          ? `revoked ${ago(seconds(each.revoked_at))}`
+          : each.last_seen ? `seen ${ago(seconds(each.last_seen))}` : `invited ${ago(seconds(each.invited_at))}, not seen yet`)))),
+    total > items.length ? h("p", { class: "fine" }, `and ${total - items.length} more: `, h("code", {}, "calyx agent list")) : null,
+  ]);
+}
+
+/** A waiting agent asks at least twice a minute. */
+const seenLately = (each) => each.last_seen !== null && seconds(each.last_seen) < 60;
+
+export const ORDER = [uptime, tes, heartbeat, kpis, autonomy, inbox, capacity, alerts, services, pulses, learned, agents];
