@@ -4,6 +4,7 @@ A token can be stolen; who started a process can't be changed by it. The holders
 claims (`svf/claimed/*/*.holder`); what runs beneath one may not decide as a person, whatever token it shows.
 """
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -70,16 +71,8 @@ class Lineage:
         inode = self._inode(peer)
         if inode is None:
             return []
-        wanted, found = f"socket:[{inode}]", []
-        for folder in self.proc.iterdir():
-            if not folder.name.isdigit():
-                continue
-            try:
-                if any(os.readlink(each.path) == wanted for each in os.scandir(folder / "fd")):  # noqa: PTH115 — as text
-                    found.append(int(folder.name))
-            except OSError:
-                continue  # ended meanwhile, or not ours to look into
-        return found
+        wanted = f"socket:[{inode}]"
+        return [int(each.name) for each in self.proc.iterdir() if each.name.isdigit() and _has_open(each, wanted)]
 
     def _inode(self, peer: Peer) -> int | None:
         wanted = {f"{form}:{peer.port:04X}" for form in _forms(peer.address)}
@@ -105,6 +98,19 @@ class Lineage:
                 return
             yield pid, int(after[19])
             pid = int(after[1])
+
+
+def _has_open(process: Path, wanted: str) -> bool:
+    """Whether one of its file descriptors is this; no for one that has ended or is not ours to look into."""
+    try:
+        names = os.listdir(process / "fd")  # noqa: PTH208 — names only
+    except OSError:
+        return False
+    for name in names:
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if os.readlink(process / "fd" / name) == wanted:  # noqa: PTH115 — as text, it is no path
+                return True
+    return False
 
 
 def parse_peer(peer: str) -> Peer | None:

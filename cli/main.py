@@ -16,6 +16,7 @@ from typer.exceptions import Abort, Exit, TyperException
 from chassis.errors import CalyxError, Damaged, DeadlineExceeded, InvalidInput, NotFound, Unavailable
 from cli.output import note
 from cli.reach import Reach, default_root
+from cli.run import governed
 
 DONE, NO, MISUSE, UNREACHABLE = 0, 1, 2, 3
 
@@ -138,6 +139,9 @@ def _leave(status: int) -> None:
 
 def _run(argv: list[str] | None, reach: Reach | None) -> int:
     arguments = _station_first(list(sys.argv[1:] if argv is None else argv))
+    if why := governed.refusal(_bare(arguments)):
+        note(f"calyx: {why}")
+        return NO
     try:
         result = build(_noun(arguments))(arguments, prog_name="calyx", standalone_mode=False, obj=reach)
         return result if isinstance(result, int) else DONE
@@ -172,11 +176,14 @@ def _one_line(text: str) -> str:
 
 def _noun(arguments: list[str]) -> str:
     """The command's first word; empty where an option stands in its place."""
+    return next(iter(_bare(arguments)), "")
+
+
+def _bare(arguments: list[str]) -> list[str]:
+    """Without `--station`, which `_station_first` has put first."""
     if arguments[:1] == ["--station"]:
-        arguments = arguments[2:]
-    elif arguments and arguments[0].startswith("--station="):
-        arguments = arguments[1:]
-    return arguments[0] if arguments else ""
+        return arguments[2:]
+    return arguments[1:] if arguments and arguments[0].startswith("--station=") else arguments
 
 
 def _station_first(arguments: list[str]) -> list[str]:

@@ -33,7 +33,6 @@ from cli.run.watching import BLOCKED, Pulse, Watched, watch
 from cli.times import parse_span
 
 REFUSED = 125
-USUAL_TTL = timedelta(minutes=10)
 ACK_SECONDS = 20.0
 """How long the answer is tried while the station can't be reached; the lease goes on being kept meanwhile."""
 
@@ -47,7 +46,7 @@ def run(
     command: Annotated[list[str], typer.Argument(help="The command and its arguments, after --.")],
     domain: Annotated[str, typer.Option(help="The kind of work that it is.")],
     objective: Annotated[str, typer.Option(help="What it is for, in words.")] = "",
-    ttl: Annotated[str, typer.Option(help="How long it may take (default: as its domain says, 10m).")] = "",
+    ttl: Annotated[str, typer.Option(help="How long it may take (default, and at most: as its domain says).")] = "",
     path: Annotated[
         list[Path] | None, typer.Option("--path", help="A folder that it may change; default: all of the domain's.")
     ] = None,
@@ -101,6 +100,7 @@ class _Run:
     def __init__(self, reach: Reach, wish: entry.Wish, mask: tuple[int, ...], undo_on_failure: bool) -> None:
         self._reach, self._wish, self._mask, self._undo_on_failure = reach, wish, mask, undo_on_failure
         self._clock = reach.clock
+        self._ttl = timedelta.max
         self._switch = KillSwitch(reach.layout.kill_switch)
         self._scratch = Path(tempfile.mkdtemp(prefix="calyx-run-"))
         self._hidden = tuple(
@@ -116,6 +116,7 @@ class _Run:
                     raise Refused(f"{error.message}; --if-down run would run it ungoverned") from error
                 return self._ungoverned(error), {"governed": False}
             try:
+                self._ttl = min(self._wish.ttl or domain.ttl, domain.ttl)
                 self._hand_in(station)
                 if not self._wish.paths:
                     self._wish = _with_paths(self._wish, entry.real_paths(self._reach, domain.paths))
@@ -149,7 +150,8 @@ class _Run:
         pulse = Pulse(beat=_no_beat, clock=self._clock, every_seconds=60.0)
         with give_back():
             went = watch(
-                child, pulse, switch=self._switch, clock=self._clock, lease_seconds=float("inf"), cgroup=None, say=say
+                child, pulse, switch=self._switch, clock=self._clock, lease_seconds=float("inf"),
+                ttl_seconds=float("inf"), cgroup=None, say=say
             )  # fmt: skip
         status = went.ended.status
         if self._reach.layout.root.is_dir():
@@ -175,9 +177,11 @@ class _Run:
     def _governed(self, station: AgentStation, joined: Joined) -> tuple[int, dict[str, Any]]:
         params = {"command": self._wish.command, "paths": ":".join(map(str, self._wish.paths))}
         key = RandomIds().new("run")
-        ttl = self._wish.ttl or USUAL_TTL
         task = entry.agree(
-            self._reach, station, self._wish, station.propose(self._wish.domain, self._wish.objective, params, key, ttl)
+            self._reach,
+            station,
+            self._wish,
+            station.propose(self._wish.domain, self._wish.objective, params, key, self._ttl),
         )
         start_ticks, boot_id, namespace = holder_of(os.getpid())
         holder = Holder(pid=os.getpid(), start_ticks=start_ticks, boot_id=boot_id, pid_namespace=namespace)
@@ -259,6 +263,7 @@ class _Run:
         with give_back():
             went = watch(
                 child, pulse, switch=self._switch, clock=self._clock, lease_seconds=joined.lease_seconds,
+                ttl_seconds=self._ttl.total_seconds(),
                 cgroup=cgroup, say=say,
             )  # fmt: skip
         pulse.child = None
@@ -273,9 +278,9 @@ class _Run:
         kind = went.action.kind if went is not None else "run"
         applied = found.files_changed > 0
         status = "done" if applied else "no_work"
-        if kind != "run":
+        if kind not in ("run", "late"):
             status = "cancelled"
-        elif ended.status != 0:
+        elif kind == "late" or ended.status != 0:
             status = "failed"
         words = [f"exit status {ended.status}", f"{found.files_changed} files changed"]
         if went is not None and kind != "run":

@@ -77,6 +77,8 @@ def _watch(control: socket.socket, child: int) -> int:
             if pidfd in ready:
                 return os.waitpid(child, 0)[1]
             if control.fileno() in ready and not control.recv(4096):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
                 _end_all()
                 return int(signal.SIGKILL)
     finally:
@@ -114,10 +116,10 @@ def _children(pid: int) -> list[int]:
 
 def _apart() -> bool:
     """The next child is the first process of a namespace of its own; False where that is not allowed."""
-    if _libc.unshare(_NEWPID | _NEWNS) == 0:
+    if _libc.unshare(_NEWPID) == 0:
         return True
     uid, gid = os.geteuid(), os.getegid()
-    if _libc.unshare(_NEWUSER | _NEWPID | _NEWNS) != 0:
+    if _libc.unshare(_NEWUSER | _NEWPID) != 0:
         return False
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
@@ -146,7 +148,8 @@ def _as_init(spec: Mapping[str, Any], tell: int) -> NoReturn:
 
 def _cover(hidden: list[Path]) -> bool:
     """Empty mounts over the hidden folders, and a /proc of the namespace's own; False when a folder stays visible."""
-    if _libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None) != 0:
+    # Unshared here and not before: the supervisor goes on seeing the /proc in which it finds what it has to end.
+    if _libc.unshare(_NEWNS) != 0 or _libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None) != 0:
         return False
     _libc.mount(b"proc", b"/proc", b"proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, None)  # may be refused in a container
     flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC

@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import Literal
 
 OrderKind = Literal["GO_ON", "THROTTLE", "SLEEP", "STOP", "LOST"]
-ActionKind = Literal["run", "throttle", "sleep", "stop", "lost"]
+ActionKind = Literal["run", "throttle", "sleep", "stop", "late", "lost"]
+"""`late`: its time is over; stopped as by an order, but a failure of its own."""
 
 GRACE_SECONDS, SWITCH_GRACE_SECONDS = 5.0, 1.0
 """Between asking a command to end and ending it. Short under the kill switch, which has 2 s altogether."""
@@ -31,6 +32,9 @@ class Known:
     """Since the station last answered a heartbeat."""
     lease_seconds: float
     switch: str | None
+    seconds: float = 0.0
+    """How long the command has been running, and how long it may."""
+    ttl_seconds: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,8 @@ def decide(known: Known) -> Action:
         return Action(kind="lost", reason=silent)
     if order.kind == "STOP":
         return Action(kind="stop", reason=order.reason or "the station stopped it")
+    if known.seconds >= known.ttl_seconds:
+        return Action(kind="late", reason=f"its {known.ttl_seconds:.0f} s are over (--ttl)")
     if order.until is not None and known.now >= order.until:
         return Action(kind="run", reason="the lease of the governor has run out")
     if order.kind == "SLEEP":

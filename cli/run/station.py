@@ -25,6 +25,7 @@ class Domain:
     level: str
     paths: tuple[Path, ...]
     effects: str
+    ttl: timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +114,7 @@ class AgentStation:
                     level=_level(each.level),
                     paths=tuple(Path(path) for path in each.paths),
                     effects=each.effects,
+                    ttl=each.ttl.ToTimedelta(),
                 )
                 for each in answer.domains
             },

@@ -109,6 +109,7 @@ def watch(
     switch: KillSwitch,
     clock: Clock,
     lease_seconds: float,
+    ttl_seconds: float,
     cgroup: Cgroup | None,
     say: Callable[[str], None],
 ) -> Watched:
@@ -131,6 +132,8 @@ def watch(
             silent_seconds=pulse.silent_seconds,
             lease_seconds=lease_seconds,
             switch=switch.why() if switch.engaged() else None,
+            seconds=clock.monotonic() - began,
+            ttl_seconds=ttl_seconds,
         )
         keeper.obey(decide(known))
 
@@ -186,7 +189,7 @@ class _Keeper:
             else:
                 self._bucket = Bucket(action.cpu_percent)
             self._say(f"held to {action.cpu_percent:.0f} % of one core by {self.throttled_by}{because}")
-        elif action.kind == "stop":
+        elif action.kind in ("stop", "late"):
             self.final = action
             self._say(f"stopped: {action.reason}; it has {action.grace_seconds:.0f} s to end by itself")
             self._child.tree.terminate()
