@@ -506,6 +506,7 @@ def test_an_exchange_that_lost_a_task_gets_it_again_under_the_same_id(station: S
     station.cbo.run_pulse()
     lost = station.cbo.bridge.store.tasks("tasks_open")[0]
     station.exchange._tasks.clear()
+    station.exchange._queues.clear()
     station.clock.advance(60)
     station.cbo.run_pulse()
     station.clock.advance(60)
