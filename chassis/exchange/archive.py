@@ -169,9 +169,11 @@ class Archive:
                 if known.get(name, -1) < size and not (name.endswith(".jsonl") and self._dropped(name)):
                     rows = list(self._read(name, known.get(name, 0)))
                     _sync(self._folder / name)
-                    self._index.put(rows, name, rows[-1].start + rows[-1].size + 1 if rows else known.get(name, 0))
+                    read = max((row.start + row.size + 1 for row in rows), default=known.get(name, 0))
+                    self._index.put(rows, name, size if name.endswith(".ids") else read)
         except Lost as lost:
-            log.warning("the archive's index is made again", why=str(lost))
+            if self._segments():
+                log.warning("the archive's index is made again", why=str(lost))
             self._make_alone()
         self._caught_up = True
 
