@@ -1,6 +1,7 @@
 """`python -m services.cbo`: reads the settings and wires the overseer."""
 
 import os
+from datetime import timedelta
 from importlib.metadata import version
 
 import prometheus_client
@@ -59,6 +60,8 @@ def main() -> None:
             options=Options(
                 pulse_interval_seconds=settings.pulse_interval_seconds,
                 keep_pulses=settings.keep_pulses,
+                keep_tasks=timedelta(days=settings.keep_task_days),
+                keep_archive=timedelta(days=settings.keep_archive_days),
                 probe_tries=settings.probe_tries,
                 undo_wait_seconds=settings.undo_wait_seconds,
             ),
@@ -110,7 +113,7 @@ def main() -> None:
             ),
         ],
         checks={"store": serves},
-        periodics=overseer.periodics(settings.reap_seconds),
+        periodics=overseer.periodics(settings.reap_seconds, settings.compact_seconds),
         clock=clock,
         executor=executor,
         on_stop=close,

@@ -31,6 +31,9 @@ class Options:
 
     pulse_interval_seconds: float = 60.0
     keep_pulses: int = 20_000
+    keep_tasks: timedelta = timedelta(days=3)
+    """Then a finished task is archived, and after `keep_archive` more only its id is kept."""
+    keep_archive: timedelta = timedelta(days=365)
     probe_tries: int = 3
     """A prober that can't be reached is asked again in as many pulses; then the TES stays unknown."""
     undo_wait_seconds: float = 4.0

@@ -180,15 +180,21 @@ class Overseer:
         with self._one_pulse:
             self.bridge.store.close()
 
-    def periodics(self, reap_seconds: float = 1.0) -> tuple[Periodic, ...]:
+    def periodics(self, reap_seconds: float = 1.0, compact_seconds: float = 300.0) -> tuple[Periodic, ...]:
         return (
             Periodic(name="cbo.pulse", every_seconds=self.bridge.options.pulse_interval_seconds, step=self.step),
             Periodic(name="cbo.reap", every_seconds=reap_seconds, step=self.reap),
+            Periodic(name="cbo.compact", every_seconds=compact_seconds, step=self.compact),
             Periodic(name="cbo.inbox", every_seconds=reap_seconds, step=self.take_in),
         )
 
     def step(self) -> None:
         self.run_pulse()
+
+    def compact(self) -> None:
+        """One step of moving finished tasks to the archive."""
+        options = self.bridge.options
+        self.bridge.exchange.compact(options.keep_tasks, options.keep_archive)
 
     def reap(self) -> None:
         """The exchange's sweep, and what became of our tasks; scoring is left to the pulse."""

@@ -18,6 +18,15 @@ class CboSettings(ServiceSettings):
     reap_seconds: float = Field(
         1.0, ge=0.2, le=10, description="Time between two sweeps of the task exchange between pulses."
     )
+    compact_seconds: float = Field(
+        300.0, ge=1, le=86_400, description="Time between two steps of moving finished tasks to the archive."
+    )
+    keep_task_days: float = Field(
+        3.0, ge=0, le=365, description="How long finished tasks keep files of their own before they are archived."
+    )
+    keep_archive_days: float = Field(
+        365.0, ge=1, description="How long archived tasks are kept whole; after it, only their ids and how they ended."
+    )
     probe_tries: int = Field(
         3, ge=1, le=100, description="In how many pulses a silent prober is asked before a TES stays unknown."
     )
