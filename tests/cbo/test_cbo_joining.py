@@ -671,3 +671,24 @@ def test_every_refusal_is_one_of_the_stations_own_errors(scout: Scout) -> None:
     for call in calls:
         with pytest.raises(CalyxError):
             call()
+
+
+def test_a_crash_between_keeping_and_sending_a_proposal_loses_and_repeats_nothing(station: Station) -> None:
+    class Gone(BaseException):
+        """The process ended here."""
+
+    def fault(point: str) -> None:
+        if point == "submitted":
+            raise Gone
+
+    scout = Scout(station)
+    station.cbo.close()
+    station.open(fault)
+    with pytest.raises(Gone):
+        scout.propose()
+    station.cbo.close()
+    station.open()
+    task = scout.propose()
+    assert task.state == "ready" and task.dispatched_at is not None
+    assert station.exchange.depth()["ready"] == 1 and len(station.audit("task.dispatched")) == 2
+    assert [each.id for _, each in scout.claim(limit=16).claims] == [task.id]
