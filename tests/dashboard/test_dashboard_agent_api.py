@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from chassis.executor import InlineExecutor
 from chassis.rpc.auth import Callers, caller
 from chassis.rpc.server import Served, start_server
 from services.dashboard.agent_api import MAX_WAITING_EACH, PATH, GrpcRelay, description
+from services.dashboard.http import bind
 from services.dashboard.web.app import create_app
 from services.dashboard.web.guarding import MAX_AGENT_BODY_BYTES
 
@@ -295,3 +297,23 @@ def test_the_description_lists_every_call_with_its_fields(tmp_path: Path) -> Non
     assert calls["claim"]["request"]["wait"] == 'seconds, as "1.5s"'
     assert calls["heartbeat"]["response"]["order"].startswith("ORDER_GO_ON | ORDER_THROTTLE")
     assert calls["claim"]["response"]["claims"][0]["task"]["params"] == {"<key>": "string"}
+
+
+def test_answers_do_not_wait_for_delayed_acknowledgements() -> None:
+    async def main() -> None:
+        nodelay: list[int] = []
+        listener = bind("127.0.0.1:0")
+
+        class Look(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                nodelay.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+                transport.close()
+
+        server = await asyncio.get_running_loop().create_server(Look, sock=listener)
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        await reader.read()
+        writer.close()
+        server.close()
+        assert nodelay == [1]
+
+    asyncio.run(main())
