@@ -57,6 +57,7 @@ check-lint: setup
 
 check-types: setup
 	@$(BIN)/mypy
+	$(BIN)/mypy examples/python-agent/main.py
 
 check-imports: setup
 	@$(BIN)/lint-imports --no-cache
