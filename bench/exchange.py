@@ -50,16 +50,20 @@ def open_exchange(root: Path) -> FilesExchange:
     )
 
 
-def _work(root: Path, up, told, room) -> None:  # type: ignore[no-untyped-def] # multiprocessing's own objects have no public types
+def _work(root: Path, batch: int, up, told, room) -> None:  # type: ignore[no-untyped-def] # multiprocessing's own objects have no public types
+    """Takes up to `batch` tasks at a time and answers them together, as the peers' workers prefetch."""
     exchange, clock = open_exchange(root), SystemClock()
     worker = exchange.join(POOL)
     up.release()
     while not told.is_set():
-        claims = exchange.claim(POOL, worker, 1)
+        claims = exchange.claim(POOL, worker, batch)
         if not claims:
             exchange.wait(POOL, 0.2)
-        for claim in claims:
-            exchange.ack(claim, answer(clock, claim))
+            continue
+        refused = exchange.ack_many([(claim, answer(clock, claim)) for claim in claims])
+        if any(refused):
+            raise RuntimeError(f"an ack was refused: {refused}")
+        for _ in claims:
             room.release()
 
 
@@ -69,7 +73,8 @@ def measure(root: Path, workers: int, tasks: int, in_flight: int = 16) -> float:
     signer = Signer.load(root / "grant.key")
     spawn = multiprocessing.get_context("spawn")
     up, told, room = spawn.Semaphore(0), spawn.Event(), spawn.Semaphore(in_flight)
-    crew = [spawn.Process(target=_work, args=(root, up, told, room), daemon=True) for _ in range(workers)]
+    batch = max(1, in_flight // workers // 2)
+    crew = [spawn.Process(target=_work, args=(root, batch, up, told, room), daemon=True) for _ in range(workers)]
     for each in crew:
         each.start()
     for _ in crew:

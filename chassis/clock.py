@@ -66,7 +66,7 @@ def iso(moment: datetime) -> str:
     """ISO 8601 in UTC with microseconds and `Z`, the one form every record uses."""
     if moment.tzinfo is None:
         raise ValueError("a naive time has no place in a record")
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def parse_iso(text: str) -> datetime:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -168,32 +168,68 @@ class Custody:
             os.close(fd)
 
     def ack(self, claim: Claim, ack: Ack) -> None:
+        refused = self.ack_many([(claim, ack)])[0]
+        if refused is not None:
+            raise refused
+
+    def ack_many(self, answers: Sequence[tuple[Claim, Ack]]) -> list[CalyxError | OSError | None]:
         """The rename to done is the fence; what passed it is promised in the log, and only then published and told."""
+        refused: list[CalyxError | OSError | None] = [None] * len(answers)
+        passed: dict[int, tuple[Path, bytes]] = {}
+        with contextlib.ExitStack() as turns:
+            for turn in sorted({hash(ack.task_id) % len(self._turns) for _, ack in answers}):
+                turns.enter_context(self._turns[turn])
+            for index, (claim, ack) in enumerate(answers):
+                try:
+                    passed[index] = self._fence(claim, ack)
+                except (CalyxError, OSError) as error:
+                    refused[index] = error
+            if passed:
+                self._promise([(index, answers[index][1], *passed[index]) for index in passed], answers, refused)
+        for index in passed:
+            if refused[index] is None:
+                self._dependants.ended(answers[index][1].task_id)
+        return refused
+
+    def _fence(self, claim: Claim, ack: Ack) -> tuple[Path, bytes]:
+        """From here on nobody else can end the task. Raises LeaseLost, AlreadyAcked, OSError: nothing has changed."""
         task_id = claim.manifest.task_id
         if (ack.task_id, ack.epoch) != (task_id, claim.epoch):
             raise InvalidInput("the ack names another task or epoch than the claim")
         held = self._folder.claimed(claim.worker, task_id, claim.epoch)
-        pending, body = held.with_suffix(".ack"), canonical_json(ack.to_json())
-        with self._turns[hash(task_id) % len(self._turns)]:
-            if not there(held):
-                raise self._not_ours(task_id, claim.epoch)
-            self._commits.ready(len(body))
-            remove(pending)  # of an attempt that failed before the fence
-            write_new(pending, body)
-            done = self._folder.done(ack)
-            try:
-                move_into(held, done)
-            except FileNotFoundError:
-                remove(pending)
-                raise self._not_ours(task_id, claim.epoch) from None
-            try:
-                with self._commits.promise([Record(kind="A", body=body)]):
-                    self._publish_ack(pending, ack, body)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    move_into(done, held)  # still ours, and not answered: it can be tried again
-                raise
-        self._dependants.ended(task_id)
+        pending, body = self._folder.claimed(claim.worker, task_id, claim.epoch, "ack"), canonical_json(ack.to_json())
+        if not there(held):
+            if there(pending) and there(self._folder.done(ack)):
+                self._finish(pending)  # it passed, but could not be published then
+            raise self._not_ours(task_id, claim.epoch)
+        self._commits.ready(len(body))
+        remove(pending)  # of an attempt that failed before the fence
+        write_new(pending, body)
+        try:
+            move_into(held, self._folder.done(ack))
+        except FileNotFoundError:
+            remove(pending)
+            raise self._not_ours(task_id, claim.epoch) from None
+        return pending, body
+
+    def _promise(
+        self,
+        passed: Sequence[tuple[int, Ack, Path, bytes]],
+        answers: Sequence[tuple[Claim, Ack]],
+        refused: list[CalyxError | OSError | None],
+    ) -> None:
+        try:
+            with self._commits.promise([Record(kind="A", body=body) for *_, body in passed]):
+                for index, ack, pending, body in passed:
+                    try:
+                        self._publish_ack(pending, ack, body)
+                    except OSError as error:
+                        refused[index] = error  # it is kept, and the next sweep publishes it
+        except OSError as error:
+            for index, ack, _, _ in passed:
+                claim, refused[index] = answers[index][0], error
+                with contextlib.suppress(OSError):  # still ours, and not answered: it can be tried again
+                    move_into(self._folder.done(ack), self._folder.claimed(claim.worker, ack.task_id, ack.epoch))
 
     def _not_ours(self, task_id: TaskId, epoch: int) -> CalyxError:
         known = self._folder.read_ack(task_id)
@@ -214,9 +250,9 @@ class Custody:
                 if known is None or (known.agent, known.epoch) != (ack.agent, ack.epoch):
                     raise
                 break
-        remove(pending)
-        remove(pending.with_suffix(".hb"))
-        remove(pending.with_suffix(".holder"))
+        beside = str(pending).removesuffix("ack")
+        for each in (pending, f"{beside}hb", f"{beside}holder"):
+            remove(each)
         remove(self._folder.cancel(ack.task_id))
 
     @staticmethod
@@ -338,10 +374,11 @@ class Custody:
     def answer(self, place: Place, manifest: Manifest, status: AckStatus, reason: str) -> bool:
         """The exchange itself takes the task and acks it; False if somebody else had it first."""
         mine = self._folder.claimed(rules.EXCHANGE, place.task_id, place.epoch)
-        try:
-            move_into(place.path, mine)
-        except (FileNotFoundError, FileExistsError):
-            return False
+        if place.path != mine:  # else an answer that was cut short
+            try:
+                move_into(place.path, mine)
+            except (FileNotFoundError, FileExistsError):
+                return False
         self._tidy(place)
         claim = Claim(manifest=manifest, epoch=place.epoch, worker=rules.EXCHANGE)
         self.ack(claim, rules.answer(manifest, place.epoch, status, reason, self._clock.now()))

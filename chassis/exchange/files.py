@@ -204,6 +204,9 @@ class FilesExchange(Exchange):
     def ack(self, claim: Claim, ack: Ack) -> None:
         self._custody.ack(claim, ack)
 
+    def ack_many(self, answers: Sequence[tuple[Claim, Ack]]) -> list[Exception | None]:
+        return list(self._custody.ack_many(answers))
+
     def nack(self, claim: Claim, delay_seconds: float, reason: str) -> None:
         self._custody.nack(claim, delay_seconds, reason)
 

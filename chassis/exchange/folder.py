@@ -17,7 +17,7 @@ from chassis.errors import InvalidInput, Unavailable
 from chassis.exchange import rules
 from chassis.exchange.archive import Archive
 from chassis.exchange.manifest import MAX_MANIFEST_BYTES, TASK_ID, Ack, AckStatus, Manifest, TaskId
-from chassis.exchange.moves import Unfit, move, names, read_regular
+from chassis.exchange.moves import Unfit, move, names, read_regular, spread
 from chassis.exchange.port import TaskState
 
 FOLDERS = (
@@ -60,13 +60,17 @@ class Folder:
 
     def __init__(self, root: Path, valid: Callable[[Manifest], bool]) -> None:
         self.root, self._valid = root, valid
+        self._at = str(root)  # paths are made from one text: half a dozen joins a task were a tenth of its cost
         self._good: dict[TaskId, AckStatus] = {}
+        if not (root / FOLDERS[0]).exists():
+            root.mkdir(parents=True, exist_ok=True)
+            spread(root)
         for name in FOLDERS:
             (root / name).mkdir(parents=True, exist_ok=True)
         self.archive = Archive(root)
 
     def record(self, task_id: str) -> Path:
-        return self.root / "acks" / _shelf(task_id) / task_id
+        return Path(f"{self._at}/acks/{_shelf(task_id)}/{task_id}")
 
     def known(self, task_id: TaskId) -> bool:
         """Was this id ever given out? It then never is again. What is only staged is not known yet."""
@@ -99,10 +103,10 @@ class Folder:
         return "ready" if rules.place(manifest, self.ended).state == "ready" else "waiting"
 
     def staged(self, task_id: str) -> Path:
-        return self.root / "tmp" / f"{task_id}.tmp"
+        return Path(f"{self._at}/tmp/{task_id}.tmp")  # noqa: S108 - the exchange's own folder, not /tmp
 
     def waiting(self, task_id: str) -> Path:
-        return self.root / "waiting" / f"{task_id}.waiting"
+        return Path(f"{self._at}/waiting/{task_id}.waiting")
 
     def later(self, task_id: str, epoch: int) -> Path:
         return self.root / "waiting" / f"{task_id}.e{epoch}.later"
@@ -111,20 +115,20 @@ class Folder:
         return self.root / "held" / f"{task_id}.e{epoch}.held"
 
     def ready(self, manifest: Manifest, epoch: int) -> Path:
-        return self.root / "ready" / manifest.owner / f"p{manifest.priority}" / f"{manifest.task_id}.e{epoch}.ready"
+        return Path(f"{self._at}/ready/{manifest.owner}/p{manifest.priority}/{manifest.task_id}.e{epoch}.ready")
 
     def claimed(self, worker: str, task_id: str, epoch: int, kind: str = "claimed") -> Path:
         """`kind`: claimed, hb (heartbeat counter), holder (its process) or ack (the ack before it is published)."""
-        return self.root / "claimed" / worker / f"{task_id}.e{epoch}.{kind}"
+        return Path(f"{self._at}/claimed/{worker}/{task_id}.e{epoch}.{kind}")
 
     def done(self, ack: Ack) -> Path:
-        return self.root / "done" / ack.ended_at.strftime("%Y%m%d") / f"{ack.task_id}.e{ack.epoch}.done"
+        return Path(f"{self._at}/done/{ack.ended_at:%Y%m%d}/{ack.task_id}.e{ack.epoch}.done")
 
     def dead(self, task_id: str, epoch: int) -> Path:
         return self.root / "dead" / f"{task_id}.e{epoch}.quarantine"
 
     def cancel(self, task_id: str) -> Path:
-        return self.root / "cancel" / task_id
+        return Path(f"{self._at}/cancel/{task_id}")
 
     def target(self, state: TaskState, manifest: Manifest, epoch: int) -> Path:
         """Where a task that nobody holds goes. Only a first epoch can wait for dependencies."""
@@ -271,8 +275,15 @@ class Folder:
                 raise Unfit("a copy of a known task, not the task")
         if "ack.json" in entries:
             raise Unfit("a task that already has its ack")
-        if place.epoch != (current := _highest(entries)):
+        if place.epoch != (current := _highest(entries)) and not self._announced(place, manifest, current):
             raise Unfit(f"epoch {place.epoch} is not the current one ({current})")
+
+    def _announced(self, place: Place, manifest: Manifest, current: int) -> bool:
+        """Was the next epoch marked, and the move to it then cut short (a kill, a full disk)?"""
+        if place.epoch != current - 1 or place.state not in ("claimed", "dead", "done"):
+            return False
+        found = self.find(place.task_id, manifest, current)
+        return found is None or found.epoch == place.epoch
 
     def bury(self, place: Place, reason: str) -> bool:
         """Move a genuine task to the dead with its reason; False if somebody else moved it first."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from chassis.clock import Clock
-from chassis.errors import AlreadyAcked, InvalidInput, LeaseLost
+from chassis.errors import AlreadyAcked, CalyxError, InvalidInput, LeaseLost
 from chassis.exchange import rules
 from chassis.exchange.manifest import Ack, AckStatus, Manifest, TaskId
 from chassis.exchange.port import Claim, Compacted, Exchange, Holder, Receipt, Swept, TaskState, TaskView
@@ -277,6 +277,16 @@ class MemoryExchange(Exchange):
             task.ack = ack
             task.state = "cancelled" if ack.status == "cancelled" else "done"
             self._told(task)
+
+    def ack_many(self, answers: Sequence[tuple[Claim, Ack]]) -> list[Exception | None]:
+        refused: list[Exception | None] = []
+        for claim, ack in answers:
+            try:
+                self.ack(claim, ack)
+                refused.append(None)
+            except CalyxError as error:
+                refused.append(error)
+        return refused
 
     def nack(self, claim: Claim, delay_seconds: float, reason: str) -> None:
         with self._lock:

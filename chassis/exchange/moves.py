@@ -2,14 +2,17 @@
 
 import ctypes
 import errno
+import fcntl
 import os
 import stat
+import sys
 from pathlib import Path
 
 from chassis.errors import Refused
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD, _RENAME_NOREPLACE = -100, 1
+_GETFLAGS, _SETFLAGS, _TOPDIR = 0x80086601, 0x40086602, 0x20000  # linux/fs.h, 64 bit
 _renameat2 = getattr(_libc, "renameat2", None)
 
 NETWORK = {"nfs", "nfs4", "9p", "cifs", "smb3", "smbfs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "afs"}
@@ -29,6 +32,22 @@ def move(source: Path, target: Path) -> None:
             raise OSError(code, os.strerror(code), str(source), None, str(target))
     target.hardlink_to(source)  # a crash before the unlink leaves both; the older name is set aside at claim
     source.unlink()
+
+
+def spread(folder: Path) -> None:
+    """Have ext4 put each folder made in `folder` from now on into a block group of its own; elsewhere a no-op.
+
+    It never reuses an inode deleted in the last minutes and steps over those one by one, so that beside a program
+    that deletes thousands of files (a test suite, a build) a new file took 1 ms of CPU instead of 20 µs.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flags = int.from_bytes(fcntl.ioctl(fd, _GETFLAGS, bytes(8)), sys.byteorder)
+        fcntl.ioctl(fd, _SETFLAGS, (flags | _TOPDIR).to_bytes(8, sys.byteorder))
+    except OSError:
+        return  # another file system
+    finally:
+        os.close(fd)
 
 
 def read_regular(path: Path, cap_bytes: int) -> bytes:
@@ -78,7 +97,7 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         raise
 
 
-def remove(path: Path) -> None:
+def remove(path: Path | str) -> None:
     """Gone, whether it was there or not."""
     try:
         os.unlink(path)  # noqa: PTH108 - Path.unlink costs as much again, and this is called for every task

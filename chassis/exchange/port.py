@@ -133,6 +133,10 @@ class Exchange(Protocol):
         """Raises LeaseLost, AlreadyAcked."""
         ...
 
+    def ack_many(self, answers: Sequence[tuple[Claim, Ack]]) -> list[Exception | None]:
+        """Each as `ack`, all in one round to the disk; what each was refused with, or None."""
+        ...
+
     def nack(self, claim: Claim, delay_seconds: float, reason: str) -> None:
         """Give it back; it is ready again after the delay, with the next epoch."""
         ...

@@ -54,6 +54,8 @@ def test_a_submit_and_an_ack_cost_one_fdatasync_each_and_a_batch_one_altogether(
     assert made == ["fdatasync", "fdatasync"]
     world.exchange.submit_many([world.task(f"t{n}") for n in range(50)])
     assert made == ["fdatasync"] * 3
+    world.exchange.ack_many([(claim, world.ack(claim)) for claim in world.exchange.claim("governor", "w1", 50)])
+    assert made == ["fdatasync"] * 4
 
 
 def test_those_who_come_while_the_disk_is_busy_share_the_next_round(tmp_path: Path, monkeypatch) -> None:

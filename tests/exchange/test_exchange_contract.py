@@ -373,3 +373,18 @@ def test_a_cycle_is_refused_by_name_and_what_depends_on_it_is_told_so(world: Wor
     answers = world.exchange.submit_many([world.task(name, dependencies=(to,)) for name, to in edges.items()])
     assert all("a → b → c → a" in str(each) for each in answers[:3])
     assert str(answers[3]) == "task x depends on a, which was refused"
+
+
+def test_answers_given_together_are_each_taken_on_their_own_terms(world: World) -> None:
+    world.exchange.submit_many([world.task(n) for n in ("a", "b", "c")] + [world.task("d", dependencies=("a", "c"))])
+    a, b, c = world.exchange.claim("governor", "w1", 3)
+    world.exchange.nack(b, 0, "not mine any more")
+    refused = world.exchange.ack_many([(x, world.ack(y)) for x, y in ((a, a), (b, b), (c, c), (a, b))])
+    assert [type(each).__name__ for each in refused] == [
+        "NoneType",
+        "LeaseLost",
+        "NoneType",
+        "InvalidInput",
+    ]
+    assert [world.exchange.get(n).state for n in "abcd"] == ["done", "ready", "done", "ready"]
+    assert world.exchange.ack_many([]) == []
