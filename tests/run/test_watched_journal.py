@@ -1,5 +1,6 @@
 """Undoing what a program did that knows nothing of the journal: whatever it did, all comes back, nothing else moves."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -74,40 +75,45 @@ def misbehave(data: Path, seed: int, actions: list[str]) -> None:
     """What a program might do below a folder, by chance."""
     chance = random.Random(seed)
     for n, action in enumerate(actions):
-        entries = [path for path in sorted(data.rglob("*")) if path.parent == data or not path.parent.is_symlink()]
-        files = [path for path in entries if path.is_file() and not path.is_symlink()]
-        folders = [data, *(path for path in entries if path.is_dir() and not path.is_symlink())]
-        into = chance.choice(folders)
-        one = chance.choice(files) if files else None
-        if action == "write":
-            (into / f"new{n % 3}").is_dir() or (into / f"w{n % 3}").write_bytes(chance.randbytes(20))
-        elif action == "append" and one:
-            with one.open("ab") as file:
-                file.write(b"more")
-        elif action == "remove" and entries:
-            victim = chance.choice(entries)
-            shutil.rmtree(victim) if victim.is_dir() and not victim.is_symlink() else victim.unlink()
-        elif action == "mkdir":
-            (into / f"d{seed % 1000}-{n}").mkdir()
-        elif action == "rmtree" and len(folders) > 1:
-            shutil.rmtree(folders[-1])
-        elif action == "chmod" and entries:
-            (one or into).chmod(chance.choice((0o600, 0o755, 0o444)))
-        elif action == "link":
-            link = into / f"l{n % 2}"
-            if not link.exists() or link.is_symlink():
-                link.unlink(missing_ok=True)
-                link.symlink_to(chance.choice(("nowhere", str(data), "..")))
-        elif action == "rename" and one:
-            one.rename(into / f"r{seed % 1000}-{n}")
-        elif action == "touch" and one:
-            os.utime(one, ns=(1, n))
-        elif action == "hard" and one:
-            (into / f"h{seed % 1000}-{n}").hardlink_to(one)
-        elif action == "fifo":
-            os.mkfifo(into / f"f{seed % 1000}-{n}")
-        elif action == "lock" and into != data:
-            into.chmod(0o500)
+        with contextlib.suppress(PermissionError):  # it may have locked itself out, unless it is root
+            one_more(data, chance, seed, n, action)
+
+
+def one_more(data: Path, chance: random.Random, seed: int, n: int, action: str) -> None:
+    entries = [path for path in sorted(data.rglob("*")) if path.parent == data or not path.parent.is_symlink()]
+    files = [path for path in entries if path.is_file() and not path.is_symlink()]
+    folders = [data, *(path for path in entries if path.is_dir() and not path.is_symlink())]
+    into = chance.choice(folders)
+    one = chance.choice(files) if files else None
+    if action == "write":
+        (into / f"new{n % 3}").is_dir() or (into / f"w{n % 3}").write_bytes(chance.randbytes(20))
+    elif action == "append" and one:
+        with one.open("ab") as file:
+            file.write(b"more")
+    elif action == "remove" and entries:
+        victim = chance.choice(entries)
+        shutil.rmtree(victim) if victim.is_dir() and not victim.is_symlink() else victim.unlink()
+    elif action == "mkdir":
+        (into / f"d{seed % 1000}-{n}").mkdir()
+    elif action == "rmtree" and len(folders) > 1:
+        shutil.rmtree(folders[-1])
+    elif action == "chmod" and entries:
+        (one or into).chmod(chance.choice((0o600, 0o755, 0o444)))
+    elif action == "link":
+        link = into / f"l{n % 2}"
+        if not link.exists() or link.is_symlink():
+            link.unlink(missing_ok=True)
+            link.symlink_to(chance.choice(("nowhere", str(data), "..")))
+    elif action == "rename" and one:
+        one.rename(into / f"r{seed % 1000}-{n}")
+    elif action == "touch" and one:
+        os.utime(one, ns=(1, n))
+    elif action == "hard" and one:
+        (into / f"h{seed % 1000}-{n}").hardlink_to(one)
+    elif action == "fifo":
+        os.mkfifo(into / f"f{seed % 1000}-{n}")
+    elif action == "lock" and into != data:
+        into.chmod(0o500)
 
 
 @settings(max_examples=60, deadline=None)
