@@ -54,6 +54,7 @@ class Archive:
         self._seen: tuple[int, int] | None = None
         self._empty = False
         self._caught_up = False
+        self._looked: dict[str, tuple[int, int]] = {}
 
     # Reading
 
@@ -164,13 +165,17 @@ class Archive:
             known = self._index.indexed()
             for name in self._segments():
                 size = (self._folder / name).lstat().st_size
+                if self._looked.get(name) == (size, known.get(name, -1)):
+                    continue  # what follows there is no line, and was not one last time
                 if known.get(name, 0) > size:
                     raise Lost(f"it knows more of {name} than there is")
                 if known.get(name, -1) < size and not (name.endswith(".jsonl") and self._dropped(name)):
                     rows = list(self._read(name, known.get(name, 0)))
                     _sync(self._folder / name)
                     read = max((row.start + row.size + 1 for row in rows), default=known.get(name, 0))
-                    self._index.put(rows, name, size if name.endswith(".ids") else read)
+                    read = size if name.endswith(".ids") else read
+                    self._index.put(rows, name, read)
+                    self._looked[name] = (size, read)
         except Lost as lost:
             if self._segments():
                 log.warning("the archive's index is made again", why=str(lost))

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 import struct
 import threading
 import weakref
@@ -202,6 +203,8 @@ def left_behind(folder: Path) -> Iterator[Left]:
                 except OSError:
                     continue  # gone meanwhile, or no plain file
                 fds.append(fd)
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    continue
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     segments.append(folder / name)

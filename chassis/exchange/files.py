@@ -115,7 +115,10 @@ class FilesExchange(Exchange):
             published = staged.lstat().st_nlink > 2  # only where moving had to be link + unlink
             if not published and (record / "task.json").samefile(staged):
                 (record / "task.json").unlink()
-        staged.unlink(missing_ok=True)
+        try:
+            staged.unlink(missing_ok=True)
+        except IsADirectoryError:
+            self._folder.set_aside(staged, "no task's file")
 
     def _refuse(self, manifest: Manifest, why: CalyxError) -> CalyxError:
         """Promised, but not published: take the promise back as well, so that no replay publishes it."""

@@ -319,7 +319,7 @@ class Folder:
             kept = json.loads(read_regular(self.root / "paused.json", MAX_ACK_BYTES))
             closed = [(parse_iso(begin), parse_iso(end)) for begin, end in kept["closed"]]
             since = parse_iso(kept["since"]) if kept["since"] else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return rules.Pauses()
         return rules.Pauses(closed=closed, since=since)
 
@@ -333,7 +333,7 @@ class Folder:
         try:
             mark = json.loads(read_regular(self.record(place.task_id) / f"e{place.epoch}", 4096))
             return parse_iso(mark["not_before"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def reason(self, place: Place) -> str:
@@ -345,7 +345,7 @@ class Folder:
             return ""
         try:
             return str(json.loads(read_regular(why, 65536))["reason"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return ""
 
 

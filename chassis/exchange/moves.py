@@ -98,15 +98,17 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 
 def remove(path: Path | str) -> None:
-    """Gone, whether it was there or not."""
+    """Gone, whether it was there or not. A folder stays: it is nothing that the exchange made."""
     try:
         os.unlink(path)  # noqa: PTH108 - Path.unlink costs as much again, and this is called for every task
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return
 
 
 def names(folder: Path) -> list[str]:
-    """What lies in a folder, sorted; an absent folder holds nothing."""
+    """What lies in a folder, sorted; an absent folder holds nothing, and so does a link to one."""
+    if os.path.islink(folder):  # noqa: PTH114 - this is called several times a task
+        return []
     try:
         with os.scandir(folder) as entries:
             return sorted(entry.name for entry in entries)

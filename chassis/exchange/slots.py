@@ -1,6 +1,7 @@
 """Who is alive: a worker's name is a lock that the kernel drops when its process dies."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -61,7 +62,12 @@ class Slots:
 
     def _lock(self, worker: str) -> int | None:
         path = self._folder / f"{worker}.lock"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                return None  # no file of ours: nobody holds it, and nobody can
+            raise
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
