@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import prometheus_client
 from calyx.dashboard.v1 import dashboard_pb2_grpc
 
+from chassis.ancestry import Lineage
 from chassis.audit import Audit
 from chassis.clock import SystemClock
 from chassis.errors import CalyxError
@@ -109,6 +110,7 @@ def _serve(station: StationSettings, settings: DashboardSettings) -> None:
         station_id=identity.station_id,
         secure_cookie=settings.public_url.startswith("https://"),
         agents=GrpcRelay(station.endpoint("cbo")),
+        lineage=Lineage(layout.svf / "claimed").refusal,
     )
     app = create_app(at)
     run_service(

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -78,15 +77,9 @@ def test_a_domain_is_made_and_the_run_approved_at_the_terminal_in_one_go(
     assert "/dev/pts/" in shown, "its terminal is the person's"
     told = json.loads(summary.read_text())
     assert (told["status"], told["files_changed"]) == ("done", 1)
-    task = until(lambda: _scored(station, told["task"]), 30, "the independent probe")
-    assert task["tes"] is not None and "confirmed" in task["tes_note"]
+    until(lambda: "confirmed" in station.json("task", "show", told["task"])["tes_note"], 30, "the independent probe")
     station.calyx("undo", told["task"])
     assert contents(folder) == before
-
-
-def _scored(station: Station, task: str) -> dict[str, Any] | None:
-    shown: dict[str, Any] = station.json("task", "show", task)
-    return shown if shown["tes"] is not None else None
 
 
 def test_without_a_terminal_a_guided_run_waits_for_the_answer_or_is_refused(station: Station, ground: Path) -> None:
@@ -127,7 +120,7 @@ def test_a_bash_agent_is_throttled_put_to_sleep_resumed_stopped_by_the_kill_swit
         return found
 
     def states() -> set[str]:
-        found = set()
+        found: set[str] = set()
         for each in processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 found.add(each.status())
@@ -168,6 +161,7 @@ def test_a_bash_agent_is_throttled_put_to_sleep_resumed_stopped_by_the_kill_swit
 
 ESCAPES = """
 import os, sys
+import httpx
 from calyx.cbo.v1 import cbo_pb2 as pb
 from calyx.cbo.v1.cbo_pb2_grpc import CboServiceStub
 from chassis.rpc.client import open_channel
@@ -191,6 +185,9 @@ if os.fork() == 0:
             except Exception as error:
                 answer = type(error).__name__ + " " + str(error)
             print(who, name, answer, flush=True)
+    bearer = {"authorization": f"Bearer {stolen}"}
+    page = httpx.post(f"{os.environ['CALYX_URL']}/api/kill-switch", json={"engaged": False}, headers=bearer)
+    print("stolen page", page.status_code, page.text, flush=True)
     print("end", flush=True)
     os._exit(0)
 os.wait()
@@ -216,13 +213,15 @@ def test_a_governed_program_decides_nothing_whatever_way_it_tries(station: Stati
         f"touch {here}/manual_shutdown.flag && echo touched >> leaked; touch stop; wait; exit 0"
     )
     run = start(station, "--domain", "notes", "--wait", "1m", "--", "bash", "-c", script)
-    until(lambda: approve(station) or run.poll() is not None, 60, "it tried every way")
+    until(lambda: bool(asked(station)), 20, "the question")
+    approve(station)
+    until(lambda: run.poll() is not None, 60, "it tried every way")
     assert run.stderr is not None
     with run.stderr as words:
         assert run.returncode == 0, words.read()
     said = (ground / "said").read_text().splitlines()
-    assert len(said) == 13 and not any("allowed" in line for line in said), said
-    assert all("PermissionDenied" in line for line in said[:-1]), said
+    assert len(said) == 14 and not any("allowed" in line for line in said), said
+    assert all("PermissionDenied" in line or "page 403" in line for line in said[:-1]), said
     assert all("beneath a governed program" in line for line in said if line.startswith("stolen")), said
     cli = (ground / "cli").read_text()
     assert cli.count("is a person's to say") == 2, cli

@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 from fastapi import Request
 
 from chassis.clock import Clock
-from chassis.errors import Unauthenticated
+from chassis.errors import PermissionDenied, Unauthenticated
 from chassis.executor import Executor
 from services.dashboard.access import WRITERS, Asker, LoginLinks, Sessions, may_write
 from services.dashboard.agent_api import Relay
@@ -38,6 +38,8 @@ class Context:
     secure_cookie: bool = False
     agents: Relay | None = None
     """Where calls of outside agents go; None: this page takes none."""
+    lineage: Callable[[str], str] = lambda _peer: ""
+    """Why the process at `ipv4:<host>:<port>` may not write, whatever cookie it has: it runs beneath a governed one."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -56,6 +58,10 @@ class Context:
         """Who writes. Raises Unauthenticated, PermissionDenied."""
         asker = self.asker(request)
         may_write(asker, origin=request.headers.get("origin", ""), host=request.headers.get("host", ""))
+        if request.client is not None:
+            host, port = request.client.host, request.client.port
+            if why := self.lineage(f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"):
+                raise PermissionDenied(why)
         return asker.name
 
     def reader_of_logs(self, request: Request) -> str:
