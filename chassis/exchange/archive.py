@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, get_args
 
 import structlog
 
@@ -220,10 +220,7 @@ class Archive:
                 at, start = start, start + len(line)
                 if not line.endswith(b"\n"):
                     continue
-                row = _id_row(line, name) if name.endswith(".ids") else None
-                if row is None and (found := _parse(line[:-1])) is not None:
-                    row = _row(*found, name, at, len(line) - 1)
-                if row is not None:
+                if (row := _listed(line[:-1], name, at)) is not None:
                     yield row
                 else:
                     log.warning("a line of the archive is no task", segment=name, offset=at)
@@ -262,14 +259,31 @@ def _id_line(row: Row) -> bytes:
     return canonical_json({name: getattr(row, name) for name in _KEPT}) + b"\n"
 
 
-def _id_row(line: bytes, segment: str) -> Row | None:
+def _listed(line: bytes, segment: str, at: int) -> Row | None:
+    """What the index keeps of a line; whether it is believed is looked at when it is read."""
     try:
         value: dict[str, Any] = json.loads(line)
-        row = Row(segment=segment, start=0, size=0, **{name: value[name] for name in _KEPT})
-        Ack.from_json(_kept(row).to_json())
-    except (InvalidInput, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        if segment.endswith(".ids"):
+            return _checked(Row(segment=segment, start=0, size=0, **{name: value[name] for name in _KEPT}))
+        task, ack = value["manifest"], value["ack"]
+        if task["task_id"] != ack["task_id"]:
+            return None
+        return _checked(
+            Row(
+                task_id=ack["task_id"], segment=segment, start=at, size=len(line), status=ack["status"],
+                epoch=ack["epoch"], agent=ack["agent"], domain=task["domain"], owner=task["owner"],
+                ended_at=ack["ended_at"],
+            )
+        )  # fmt: skip
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    return row
+
+
+def _checked(row: Row) -> Row | None:
+    texts = all(isinstance(each, str) for each in (row.agent, row.domain, row.owner))
+    known = TASK_ID.fullmatch(row.task_id) and row.status in get_args(AckStatus)
+    parse_iso(row.ended_at)
+    return row if texts and known and type(row.epoch) is int and row.epoch > 0 else None
 
 
 def _plain(path: Path) -> BinaryIO:
