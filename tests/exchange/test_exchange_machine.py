@@ -86,6 +86,23 @@ class BothAdapters(RuleBasedStateMachine):
             assert not any(c.epoch >= mine.epoch for c in live), "every claim has a new epoch"
             self.claims.append((mine, theirs))
 
+    @rule(name=names)
+    def claim_that_one(self, name) -> None:
+        one, other = self.both(lambda exchange: exchange.claim("governor", "w1", task_id=name))
+        self.claims += zip(one, other, strict=True)
+
+    @precondition(lambda self: len(self.claims) > 1)
+    @rule(data=st.data(), status=st.sampled_from(["done", "failed"]))
+    def ack_together(self, data, status) -> None:
+        chosen = data.draw(
+            st.lists(st.sampled_from(self.claims), max_size=3, unique_by=lambda c: c[0].manifest.task_id)
+        )
+        answers = [(mine, ack(self.clock, mine, status)) for mine, _ in chosen]
+        told = self.both(lambda exchange: [type(each) for each in exchange.ack_many(answers)])[0]
+        for (mine, _), refused in zip(chosen, told, strict=True):
+            if refused is type(None):
+                self.acked[mine.manifest.task_id] = self.acked.get(mine.manifest.task_id, 0) + 1
+
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), status=st.sampled_from(["done", "failed", "no_work", "cancelled"]))
     def ack(self, data, status) -> None:
