@@ -25,7 +25,7 @@ from chassis.canonical import canonical_json
 from chassis.clock import iso, parse_iso
 from chassis.errors import InvalidInput
 from chassis.exchange.index import Index, Lost, Row
-from chassis.exchange.manifest import MAX_MANIFEST_BYTES, Ack, Manifest, TaskId
+from chassis.exchange.manifest import MAX_MANIFEST_BYTES, TASK_ID, Ack, AckStatus, Manifest, TaskId
 from chassis.exchange.moves import names
 from chassis.exchange.rules import bare_ack, disbelieved
 
