@@ -51,10 +51,10 @@ LISTS: Sequence[Sequence[str]] = (
 )
 PARTS = {
     "interpreter": "pass",
-    "+ typer and the pydantic it asks for": "import typer, typer._adapters",
-    "+ grpc, protobuf and our stubs": "import typer, typer._adapters, calyx.cbo.v1.cbo_pb2_grpc",
+    "+ typer and the pydantic it asks for": "import typer",
+    "+ grpc, protobuf and our stubs": "import typer, calyx.cbo.v1.cbo_pb2_grpc",
     "+ the command's own modules": (
-        "import typer, typer._adapters, calyx.cbo.v1.cbo_pb2_grpc, cli.main, cli.tasks, cli.reach, chassis.rpc.client"
+        "import typer, calyx.cbo.v1.cbo_pb2_grpc, cli.main, cli.tasks, cli.reach, chassis.rpc.client"
     ),
 }
 
