@@ -73,7 +73,7 @@ class LeaseFile:
                     target=lease["target"],
                     until=parse_iso(lease["expires_at"]),
                     reason=lease["reason"],
-                    share=lease["share"],
+                    share=lease.get("share"),
                 )
                 for lease in leases
             ]
