@@ -92,8 +92,17 @@ def is_open(sources: Sources, day: str, until: datetime) -> bool:
     return day >= f"{until - timedelta(days=1):%Y%m%d}" or not (sources.out / f"{day}.json").exists()
 
 
-def summarise(sources: Sources, procedure: str, minutes: int, until: datetime) -> dict[str, Json]:
-    """Day (yyyymmdd) → summary over its finished buckets. Rounded to 4 digits, so that both procedures agree."""
+Facts = dict[Path, tuple[tuple[int, int], datetime, str, list[float | None]]]
+"""What a pulse record says, by file: the file's mtime and size, when it began, its status, the TES of what ended."""
+
+
+def summarise(
+    sources: Sources, procedure: str, minutes: int, until: datetime, known: Facts | None = None
+) -> dict[str, Json]:
+    """Day (yyyymmdd) → summary over its finished buckets. Rounded to 4 digits, so that both procedures agree.
+
+    `known` keeps what was read of the records of open days, for the next time.
+    """
     days: dict[str, dict[str, Any]] = {}
 
     def bucket(start: str) -> dict[str, Any]:
@@ -109,12 +118,12 @@ def summarise(sources: Sources, procedure: str, minutes: int, until: datetime) -
             "min": round(low, 4),
             "max": round(peak, 4),
         }
-    for start, facts in _pulses(sources, minutes, until):
+    for start, status, scores in _pulses(sources, minutes, until, {} if known is None else known):
         pulses = bucket(start)["pulses"]
         pulses["count"] = pulses.get("count", 0) + 1
-        pulses[facts["status"]] = pulses.get(facts["status"], 0) + 1
-        pulses["tasks_ended"] = pulses.get("tasks_ended", 0) + len(facts["tes"])
-        pulses.setdefault("_tes", []).extend(score for score in facts["tes"] if score is not None)
+        pulses[status] = pulses.get(status, 0) + 1
+        pulses["tasks_ended"] = pulses.get("tasks_ended", 0) + len(scores)
+        pulses.setdefault("_tes", []).extend(score for score in scores if score is not None)
     summaries: dict[str, Json] = {}
     for day, buckets in days.items():
         for each in buckets.values():
@@ -127,19 +136,28 @@ def summarise(sources: Sources, procedure: str, minutes: int, until: datetime) -
     return summaries
 
 
-def _pulses(sources: Sources, minutes: int, until: datetime) -> Iterator[tuple[str, dict[str, Any]]]:
+def _pulses(
+    sources: Sources, minutes: int, until: datetime, known: Facts
+) -> Iterator[tuple[str, str, list[float | None]]]:
+    """Bucket start, status and scores of each record that can be read; the verification speaks of the others."""
     folders = [day for day in sorted(sources.pulses.glob("[0-9]*")) if is_open(sources, day.name, until)]
+    before = dict(known)
+    known.clear()
     for path in (path for folder in folders for path in sorted(folder.glob("bp-*.json"))):
         try:
-            record = json.loads(path.read_bytes())
-            start = bucket_start(parse_iso(record["started_at"]), minutes)
-            tes = [task.get("tes") for task in record.get("critique", {}).get("ended", [])]
-            status = str(record["status"])
+            stat = path.stat()
+            seen = before.get(path)
+            if seen is None or seen[0] != (stat.st_mtime_ns, stat.st_size):
+                record = json.loads(path.read_bytes())
+                scores = [task.get("tes") for task in record.get("critique", {}).get("ended", [])]
+                began = parse_iso(record["started_at"])
+                seen = ((stat.st_mtime_ns, stat.st_size), began, str(record["status"]), scores)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            # an unreadable record is the verification's business; a summary counts what can be read
             continue
+        known[path] = seen
+        start = bucket_start(seen[1], minutes)
         if start + timedelta(minutes=minutes) <= until:
-            yield iso(start), {"status": status, "tes": tes}
+            yield iso(start), seen[2], seen[3]
 
 
 class MetricsSummary:
@@ -147,6 +165,7 @@ class MetricsSummary:
 
     def __init__(self, sources: Sources, cpu_seconds: Callable[[], float]) -> None:
         self._sources, self._cpu_seconds = sources, cpu_seconds
+        self._known: Facts = {}
 
     @property
     def domain(self) -> str:
@@ -209,12 +228,13 @@ class MetricsSummary:
             minutes = 0
         if minutes < 1 or 1440 % minutes:
             raise InvalidInput("bucket_minutes must divide a day, for example 60")
-        sources = self._sources
+        sources, known = self._sources, self._known
         if "drill" in task.params:
             folder = Path(task.params["drill"])
             sources = Sources(capacity=folder / "capacity.csv", pulses=folder / "pulses", out=folder / "out")
+            known = {}
         until = task.created_at.astimezone(UTC)
-        for day, summary in summarise(sources, task.procedure, minutes, until).items():
+        for day, summary in summarise(sources, task.procedure, minutes, until, known).items():
             if not is_open(sources, day, until):
                 continue
             target = sources.out / f"{day}.json"

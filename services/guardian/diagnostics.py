@@ -28,7 +28,7 @@ from services.guardian.guardian import Overview
 Result = Literal["ok", "warn", "fail", "unknown"]
 KEPT_REPORTS = 1500
 """A day of them at one a minute, so that a report can still be checked a day later."""
-QUICK_CHECK_BYTES = 1024 * 1024
+QUICK_CHECK_BYTES = 256 * 1024
 LOW_DISK_BYTES = 512 * 1024 * 1024
 HIGH_RAM_PERCENT = 90.0
 MAX_DRIFT_SECONDS = 2.0

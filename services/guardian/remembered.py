@@ -1,5 +1,6 @@
 """What the guardian still knows after its own restart: quarantines, open outages, recent recoveries, how it ended."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -8,12 +9,16 @@ from pathlib import Path
 import structlog
 
 from chassis.atomic import read_json, write_json
+from chassis.canonical import canonical_json
 from chassis.clock import iso, parse_iso
 from services.guardian.incidents import Class, Outage, Terms, Track
 from services.guardian.records import Incidents
 from services.guardian.slots import OpenSlot
 
 log = structlog.get_logger(__name__)
+
+_LINE_BYTES = 256
+"""More than a sign of life ever takes."""
 
 
 class Quarantine:
@@ -45,10 +50,14 @@ class Sign:
 
 
 class Running:
-    """guardian/running: there while the guardian runs, rewritten each round, removed when it stops in order."""
+    """guardian/running: there while the guardian runs, overwritten each round, removed when it stops in order.
+
+    One padded line, written in place by one write: a kill leaves the line before or the line after.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._fd: int | None = None
 
     def last(self) -> Sign | None:
         """The last sign of life of a run that did not stop in order; None after a clean stop or on a new station."""
@@ -64,13 +73,21 @@ class Running:
 
     def alive(self, sign: Sign) -> None:
         """Not durable: after a power cut the slot is lost, and it is lost anyway then."""
-        slot = {"slot": iso(sign.slot.start), "rounds": sign.slot.rounds, "up": sign.slot.up_rounds}
+        value = {
+            "at": iso(sign.at), "slot": iso(sign.slot.start), "rounds": sign.slot.rounds, "up": sign.slot.up_rounds
+        }  # fmt: skip
         try:
-            write_json(self._file, {"at": iso(sign.at), **slot}, durable=False)
+            if self._fd is None:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._fd = os.open(self._file, flags, 0o644)
+            os.pwrite(self._fd, canonical_json(value).ljust(_LINE_BYTES - 1) + b"\n", 0)
         except OSError as error:
             log.error("guardian/running can't be written", error=str(error))
 
     def end(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
         self._file.unlink(missing_ok=True)
 
 
