@@ -45,8 +45,9 @@ up: $(VENV)/.run-stamp
 down: $(VENV)/.run-stamp
 	@$(BIN)/calyx down $(ARGS)
 
+# Two at a time, each file in one process: stations and clocks of a file are shared by its tests.
 test: setup
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: check-lint check-types check-imports check-protos check-locks check-compose
 	@echo "check: all good"
