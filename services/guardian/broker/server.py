@@ -31,6 +31,9 @@ class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             os.chown(path, -1, gid)
 
 
+MOST_READ_BYTES = 4096
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     """GET and POST; anything else is answered 501 by the base class."""
 
@@ -46,7 +49,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self, method: str) -> None:
         if int(self.headers.get("content-length") or 0) > 0:
-            # An unread body would be taken for the next request of this connection.
+            # An unread body would be taken for the next request of this connection. A small one is read all the same,
+            # so that its sender gets the answer and not a broken pipe.
+            self.rfile.read(min(int(self.headers["content-length"]), MOST_READ_BYTES))
             status, body = 403, {"reason": "this broker takes no body"}
             self.close_connection = True
         else:
