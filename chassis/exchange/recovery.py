@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from chassis.errors import InvalidInput
@@ -89,8 +90,8 @@ class Recovery:
             return
         task = self._folder.record(ack.task_id) / "task.json"
         manifest = self._folder.read_manifest(ack.task_id)
-        if manifest is None or self._folder.epoch(ack.task_id) > ack.epoch:
-            return  # compacted since, or its holder was told that this failed
+        if manifest is None or self._went_on(ack, manifest):
+            return
         done = self._folder.done(ack)
         if not there(done):
             place = self._folder.find(ack.task_id, manifest, ack.epoch)
@@ -109,6 +110,15 @@ class Recovery:
                 return
             answer.unlink()
         write_new(answer, body)
+
+    def _went_on(self, ack: Ack, manifest: Manifest) -> bool:
+        """Is the task at a higher epoch, its holder having been told that this ack failed? A mark alone is no move."""
+        current = self._folder.epoch(ack.task_id)
+        if current <= ack.epoch:
+            return False
+        place = self._folder.find(ack.task_id, manifest, current)
+        later = place is not None and place.epoch > ack.epoch
+        return later or current > ack.epoch + 1 or there(self._folder.done(replace(ack, epoch=current)))
 
     def _unanswered(self) -> None:
         """After a power cut, with nobody at work: past the fence, but the ack was never durable, nor told. Again."""

@@ -198,6 +198,16 @@ def test_torn_files_are_made_whole_from_the_log(world: World, tmp_path: Path, ho
     assert again.claim().manifest == world.exchange.get("b").manifest
 
 
+def test_an_ack_given_while_a_dead_reaper_had_only_marked_the_next_epoch_outlives_a_cut(world, tmp_path) -> None:
+    world.exchange.submit(world.task("a"))
+    claim = world.claim()
+    record = next((world.root / "svf" / "acks").glob("*/a"))
+    (record / "e2").write_text('{"not_before":null,"reason":"its holder\'s heartbeat stopped"}')
+    world.exchange.ack(claim, world.ack(claim))
+    after = after_a_cut(world, tmp_path / "copy", "done", "acks/*/a/ack.json")
+    assert (after.exchange.get("a").state, after.exchange.claim("governor", "w2", 1)) == ("done", [])
+
+
 def test_past_the_fence_without_a_durable_ack_a_task_comes_back_with_a_new_epoch(world: World, tmp_path) -> None:
     world.exchange.submit(world.task("a"))
     claim = world.claim()
