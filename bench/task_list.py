@@ -51,7 +51,7 @@ LISTS: Sequence[Sequence[str]] = (
 )
 PARTS = {
     "interpreter": "pass",
-    "+ typer and the pydantic it asks for": "import typer",
+    "+ typer": "import typer",
     "+ grpc, protobuf and our stubs": "import typer, calyx.cbo.v1.cbo_pb2_grpc",
     "+ the command's own modules": (
         "import typer, calyx.cbo.v1.cbo_pb2_grpc, cli.main, cli.tasks, cli.reach, chassis.rpc.client"
