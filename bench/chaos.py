@@ -37,6 +37,7 @@ from chassis.errors import AlreadyAcked, Duplicate, LeaseLost, Unavailable  # no
 from chassis.exchange import moves  # noqa: E402
 from chassis.exchange.files import FilesExchange  # noqa: E402
 from chassis.exchange.grants import Signer, Verifier, generate_key  # noqa: E402
+from chassis.exchange.holders import holder_of  # noqa: E402
 from chassis.exchange.manifest import Ack, Manifest, TaskId  # noqa: E402
 from chassis.exchange.port import Claim, Holder  # noqa: E402
 from chassis.journal.targets import Locks  # noqa: E402
@@ -224,11 +225,9 @@ class Hand:
 
 
 def me() -> Holder:
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return Holder(
-        pid=os.getpid(), start_ticks=ticks, boot_id=boot, pid_namespace=Path("/proc/self/ns/pid").stat().st_ino
-    )
+    holder = holder_of(os.getpid())
+    assert holder is not None
+    return holder
 
 
 def submitter(plan: Plan, name: str) -> None:

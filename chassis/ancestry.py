@@ -138,10 +138,3 @@ def _forms(address: str) -> list[str]:
 
 def _words(packed: bytes) -> str:
     return "".join(f"{word:08X}" for word in struct.unpack(f"={len(packed) // 4}I", packed))
-
-
-def holder_of(pid: int, proc: Path = Path("/proc")) -> tuple[int, str, int]:
-    """start_ticks, boot id and pid namespace of a process: what tells it from any other. Raises OSError."""
-    after = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
-    boot_id = (proc / "sys" / "kernel" / "random" / "boot_id").read_text().strip()
-    return int(after[19]), boot_id, (proc / str(pid) / "ns" / "pid").stat().st_ino

@@ -12,10 +12,9 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.exceptions import Exit
 
-from chassis.ancestry import holder_of
 from chassis.atomic import write_json
 from chassis.errors import AlreadyAcked, CalyxError, DeadlineExceeded, LeaseLost, NotFound, Refused, Unavailable
-from chassis.exchange.port import Holder
+from chassis.exchange.holders import holder_of
 from chassis.identity import load_token
 from chassis.ids import RandomIds
 from chassis.journal import Journal, consent_within
@@ -183,8 +182,10 @@ class _Run:
             self._wish,
             station.propose(self._wish.domain, self._wish.objective, params, key, self._ttl),
         )
-        start_ticks, boot_id, namespace = holder_of(os.getpid())
-        holder = Holder(pid=os.getpid(), start_ticks=start_ticks, boot_id=boot_id, pid_namespace=namespace)
+        holder = holder_of(os.getpid())
+        if holder is None:
+            entry.withdraw(self._reach, task.id, "its process can't be identified")
+            raise Refused("/proc can't be read, so this run could not be told from others; nothing was started")
         epoch, why = station.claim(task.id, holder)
         if not epoch:
             entry.withdraw(self._reach, task.id, "it could not be claimed")

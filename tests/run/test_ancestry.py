@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from chassis.ancestry import UNKNOWN, Lineage, holder_of, parse_peer
+from chassis.ancestry import UNKNOWN, Lineage, parse_peer
+from chassis.exchange.holders import holder_of
 
 CALLER = """
 import socket, sys, os
@@ -42,7 +43,9 @@ class Door:
     def holds(self, pid: int, start_ticks: int | None = None) -> None:
         folder = self.claimed / "agent.run"
         folder.mkdir(parents=True, exist_ok=True)
-        ticks = holder_of(pid)[0] if start_ticks is None else start_ticks
+        holder = holder_of(pid)
+        assert holder is not None
+        ticks = holder.start_ticks if start_ticks is None else start_ticks
         (folder / f"{pid}.e1.holder").write_text(json.dumps({"pid": pid, "start_ticks": ticks}))
 
     def peer(self) -> tuple[socket.socket, str]:
