@@ -46,11 +46,6 @@ HOURLY = ("metrics_summary", "log_rotation")
 """Built-in domains that come up by themselves every hour."""
 
 
-def granted(manifest: Manifest) -> bool:
-    """Whether there is a grant at all; a service verifies the signature (`Verifier.valid`)."""
-    return bool(manifest.grant)
-
-
 class Overseer:
     """Thread-safe. `start` once, then `run_pulse` by its period and `reap` every second or two.
 
@@ -67,13 +62,13 @@ class Overseer:
         ids: Ids,
         exchange: Exchange,
         sign: Callable[[Manifest], Manifest],
+        valid: Callable[[Manifest], bool],
         domains: Mapping[str, DomainManifest],
         policy: Policy,
         peers: Peers,
         audit: Audit,
         options: Options | None = None,
         fault: Callable[[str], None] = no_fault,
-        valid: Callable[[Manifest], bool] = granted,
     ) -> None:
         options = options or Options()
         store = Store(layout.state("cbo"), durable=options.durable)

@@ -401,6 +401,7 @@ class VirtualStation:
             ids=self._ids("cbo"),
             exchange=self._exchange(),
             sign=Signer.load(self.layout.secrets / "grant.key").sign,
+            valid=Verifier(self.layout.keys / "grant.pub").valid,
             domains=self.domains,
             policy=Policy.load(SHIPPED),
             peers=peers_over(channels, self.identity.station_id),
