@@ -112,7 +112,8 @@ class Commits:
         data = b"".join(_framed(each) for each in records)
         with self._lock:
             segment = self._room(len(data))
-            os.pwrite(segment.fd, data, segment.written)
+            if os.pwrite(segment.fd, data, segment.written) != len(data):
+                raise OSError(errno.EIO, "the exchange's log took only a part", str(segment.path))
             segment.written += len(data)
             upto = segment.written
             segment.unfinished += 1

@@ -126,6 +126,17 @@ def test_a_disk_that_fails_at_the_promise_leaves_the_claim_ours_and_the_submit_u
     assert [again.exchange.get(name).state for name in "ab"] == ["done", "ready"]
 
 
+def test_a_record_of_which_the_log_took_only_a_part_is_no_promise(tmp_path: Path, monkeypatch) -> None:
+    log, real = Commits(tmp_path), os.pwrite
+    log.ready(100)
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[:-1], at))
+    with pytest.raises(OSError, match="only a part"), log.promise([Record(kind="A", body=b"lost")]):
+        raise AssertionError("promised")
+    monkeypatch.setattr(os, "pwrite", real)
+    with log.promise([Record(kind="A", body=b"kept")]):
+        assert [each.body for path in tmp_path.glob("*.log") for each in read_records(path)] == [b"kept"]
+
+
 def test_no_room_for_a_new_log_is_said_before_anything_happens(world: World, monkeypatch) -> None:
     world.exchange.submit(world.task("a"))
     claim = world.claim()
