@@ -6,6 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, Protocol, TypeVar
 
+from chassis.errors import ResourceExhausted
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -29,6 +31,27 @@ class ThreadExecutor:
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class BoundedExecutor:
+    """Hands work on to `inner`, at most `most` pieces at once, waiting ones included; refuses the next at once.
+
+    Give it to a servicer, and `inner` to what must answer meanwhile (health checks). Raises ResourceExhausted.
+    """
+
+    def __init__(self, inner: Executor, most: int) -> None:
+        self._inner, self._most, self._under_way = inner, most, 0
+
+    async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._under_way >= self._most:
+            raise ResourceExhausted(
+                f"{self._most} requests are under way or waiting; nothing was done with this one, try again in a second"
+            )
+        self._under_way += 1  # on the event loop's own thread: no lock
+        try:
+            return await self._inner.run(fn, *args, **kwargs)
+        finally:
+            self._under_way -= 1
 
 
 class InlineExecutor:

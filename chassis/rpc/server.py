@@ -30,6 +30,9 @@ BUILD = prometheus_client.Gauge("calyx_build_info", "Always 1; says what runs.",
 CHECK_EVERY_SECONDS = 5.0
 CHECK_TIMEOUT_SECONDS = 4.0
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+MAX_PENDING = 20_000
+"""Calls that may wait for Python to take them up. gRPC's own 1,000 ends a burst as CANCELLED, which says nothing."""
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -135,6 +138,8 @@ async def start_server(
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),  # read before anybody knows whose it is
             ("grpc.max_send_message_length", max_message_bytes),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.server.max_pending_requests", MAX_PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
         ],
     )
     for each in served:
