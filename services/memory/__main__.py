@@ -8,6 +8,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import fcntl
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO
@@ -81,7 +82,7 @@ def main() -> None:
                 ALLOW,
             )
         ],
-        checks={"store and index": memory.check},
+        checks={"store and index": memory.upkeep.check},
         periodics=[Periodic(name="memory-catch-up", every_seconds=CATCH_UP_SECONDS, step=catch_up)],
         clock=clock,
         executor=executor,
@@ -119,7 +120,7 @@ def open_index(settings: MemorySettings, folder: Path, embedder: MiniLM, store: 
         from services.memory.chroma import ChromaIndex
     except ImportError as error:
         raise Unavailable("CALYX_MEMORY_INDEX=chroma needs chromadb; install station-calyx[memory-chroma]") from error
-    return ChromaIndex(folder, embedder.dimension, embedder.model_sha256, store.vectors)
+    return ChromaIndex(folder, embedder.dimension, embedder.model_sha256, partial(store.vectors, embedder.model_sha256))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Collection
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,29 +15,43 @@ _CODE = {outcome: code for code, outcome in enumerate(OUTCOMES)}
 _ROW = np.dtype(
     [
         ("seq", np.int64),
-        ("entry", np.int32),
+        ("objective", np.int32),
         ("namespace", np.int32),
         ("domain", np.int32),
         ("procedure", np.int32),
         ("outcome", np.int8),
+        ("standing", np.int8),
         ("occurred", np.float64),
         ("tes", np.float64),
     ]
 )
 
 
+class Standing(StrEnum):
+    """Whether an experience may still be believed."""
+
+    VALID = "valid"
+    SUPERSEDED = "superseded"
+    INVALIDATED = "invalidated"
+    EVICTED = "evicted"
+
+
+STANDINGS = tuple(Standing)
+
+
 class Facts(NamedTuple):
     """One row to be; a tuple, since a start makes one per row of the store.
 
-    `occurred` in seconds since 1970 (UTC), `tes` NaN when unknown.
+    `objective` is its key, `occurred` in seconds since 1970 (UTC), `tes` NaN when unknown.
     """
 
     seq: int
-    objective: str
+    objective: int
     namespace: str
     domain: str
     procedure: str
     outcome: Outcome
+    standing: Standing
     occurred: float
     tes: float
 
@@ -62,73 +77,54 @@ class Words:
 
 
 class Catalog:
-    """One row per experience whose vector is in the index. Grows only; `rows()` is safe beside `add`.
-
-    An entry is a distinct objective; its key is the number of the first row with it, and names it in the index.
-    """
+    """One row per experience, in the order of their numbers. Grows only; `rows()` is safe beside `add`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._rows: NDArray[Any] = np.zeros(1024, dtype=_ROW)
         self._count = 0
-        self._place: dict[int, int] = {}
-        self.objectives, self.domains, self.procedures, self.namespaces = Words(), Words(), Words(), Words()
-        self._entry_keys: NDArray[np.int64] = np.zeros(1024, dtype=np.int64)
+        self.domains, self.procedures, self.namespaces = Words(), Words(), Words()
 
     def __len__(self) -> int:
         return self._count
 
-    def __contains__(self, seq: int) -> bool:
-        return seq in self._place
-
     def rows(self) -> NDArray[Any]:
-        """A view of what is there now; outcomes in it may still be amended."""
+        """A view of what is there now; outcomes and standings in it may still change."""
         return self._rows[: self._count]
 
-    def entry_keys(self) -> NDArray[np.int64]:
-        """Index key by entry."""
-        return self._entry_keys[: len(self.objectives.words)]
-
-    def key_of(self, objective: str) -> int | None:
-        """The index key that serves this objective; None if it is new."""
-        entry = self.objectives.known(objective)
-        return None if entry < 0 else int(self._entry_keys[entry])
-
-    def entry_of(self, key: int) -> int | None:
-        """The entry that this index key names; None if it names none."""
-        place = self._place.get(key)
-        return None if place is None else int(self._rows["entry"][place])
-
     def add(self, facts: Facts) -> None:
-        """Add a row; one that is there already stays as it is."""
+        """Add a row, whose number must be higher than all before."""
         with self._lock:
-            if facts.seq in self._place:
-                return
-            fresh = self.objectives.known(facts.objective) < 0
-            if fresh and len(self.objectives.words) == self._entry_keys.size:
-                self._entry_keys = np.concatenate([self._entry_keys, np.zeros_like(self._entry_keys)])
-            if fresh:
-                self._entry_keys[len(self.objectives.words)] = facts.seq
+            if self._count and facts.seq <= int(self._rows["seq"][self._count - 1]):
+                raise ValueError(f"row {facts.seq} comes after row {self._rows['seq'][self._count - 1]}")
             if self._count == self._rows.size:
                 self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
             self._rows[self._count] = (
                 facts.seq,
-                self.objectives.code(facts.objective),
+                facts.objective,
                 self.namespaces.code(facts.namespace),
                 self.domains.code(facts.domain),
                 self.procedures.code(facts.procedure),
                 _CODE[facts.outcome],
+                STANDINGS.index(facts.standing),
                 facts.occurred,
                 facts.tes,
             )
-            self._place[facts.seq] = self._count
             self._count += 1
 
     def amend(self, seq: int, outcome: Outcome) -> None:
         with self._lock:
-            place = self._place.get(seq)
-            if place is not None:
+            if (place := self._place(seq)) is not None:
                 self._rows["outcome"][place] = _CODE[outcome]
+
+    def stand(self, seq: int, standing: Standing) -> None:
+        with self._lock:
+            if (place := self._place(seq)) is not None:
+                self._rows["standing"][place] = STANDINGS.index(standing)
+
+    def _place(self, seq: int) -> int | None:
+        place = int(np.searchsorted(self._rows["seq"][: self._count], seq))
+        return place if place < self._count and self._rows["seq"][place] == seq else None
 
     def select(
         self,

@@ -72,6 +72,9 @@ class ChromaIndex:
     def __len__(self) -> int:
         return int(self._collection.count())
 
+    def __contains__(self, key: int) -> bool:
+        return bool(self._collection.get(ids=[str(key)], include=[])["ids"])
+
     def add(self, keys: Sequence[int], vectors: Vectors) -> None:
         if vectors.shape != (len(keys), self._dimension):
             raise ValueError(f"{len(keys)} keys with vectors of shape {vectors.shape}")

@@ -28,6 +28,9 @@ class ExactIndex:
     def __len__(self) -> int:
         return self._table.count
 
+    def __contains__(self, key: int) -> bool:
+        return key in self._table.place
+
     def add(self, keys: Sequence[int], vectors: Vectors) -> None:
         with self._lock:
             self._table.add(keys, vectors)

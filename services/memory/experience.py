@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from chassis.canonical import digest, sha256_hex
+from chassis.canonical import digest
 from chassis.clock import iso
 from chassis.errors import InvalidInput
 
@@ -94,9 +94,7 @@ def first_finding(experience: Experience, recorded_at: str) -> Finding:
     )
 
 
-def event_digest(
-    experience: Experience, recorded_at: str, vector: bytes | None, model_sha256: str | None, dimension: int | None
-) -> str:
+def event_digest(experience: Experience, recorded_at: str) -> str:
     """sha256 over what tables event, context and confidence hold of it; its outcomes have digests of their own."""
     return digest(
         {
@@ -114,9 +112,6 @@ def event_digest(
             "recorded_at": recorded_at,
             "context": dict(experience.context),
             "predicted": experience.confidence,
-            "vector_sha256": None if vector is None else sha256_hex(vector),
-            "model_sha256": model_sha256,
-            "dimension": dimension,
         }
     )
 

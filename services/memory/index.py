@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from services.memory.embedding import Vectors
 
 Keys = NDArray[np.int64]
-"""Entries are named by the number of the first row with their objective: one entry serves every repeat of it."""
+"""Entries are named by the key of their objective in the store: one entry serves every repeat of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +28,8 @@ class VectorIndex(Protocol):
     def name(self) -> str: ...
 
     def __len__(self) -> int: ...
+
+    def __contains__(self, key: int) -> bool: ...
 
     def add(self, keys: Sequence[int], vectors: Vectors) -> None: ...
 

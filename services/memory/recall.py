@@ -46,7 +46,7 @@ class Query:
 class Gated:
     """A distinct objective that may be returned. `near`: below the floor, and asked for."""
 
-    entry: int
+    objective: int
     cosine: float
     near: bool
 
@@ -100,17 +100,16 @@ def floors(query: Query) -> tuple[float, float]:
     return floor, min(floor, NEAR_FLOOR if query.min_cosine is None else query.min_cosine)
 
 
-def gate(query: Query, hits: Sequence[Near], entries: Mapping[int, int], objectives: Sequence[str]) -> list[Gated]:
-    """Which hits pass: strictly above their floor, and not pointing the other way. `entries` is entry by key."""
+def gate(query: Query, hits: Sequence[Near], objectives: Mapping[int, str]) -> list[Gated]:
+    """Which hits pass: strictly above their floor, and not pointing the other way. `objectives` is text by key."""
     floor, lower = floors(query)
     asked = polarity(query.objective)
     passed = []
     for hit in hits:
-        if hit.cosine <= lower or hit.key not in entries:
+        if hit.cosine <= lower or hit.key not in objectives:
             continue
-        entry = entries[hit.key]
-        if opposed(asked, polarity(objectives[entry])) is None:
-            passed.append(Gated(entry=entry, cosine=hit.cosine, near=hit.cosine <= floor))
+        if opposed(asked, polarity(objectives[hit.key])) is None:
+            passed.append(Gated(objective=hit.key, cosine=hit.cosine, near=hit.cosine <= floor))
     return passed
 
 
@@ -118,7 +117,7 @@ def pick(rows: NDArray[Any], gated: Sequence[Gated], limit: int) -> list[Pick]:
     """At most `limit` rows: best cosine first, newest first among equals, a few copies before the rest of them."""
     ranked: list[tuple[tuple[Any, ...], Pick]] = []
     for each in gated:
-        mine = rows[rows["entry"] == each.entry]
+        mine = rows[rows["objective"] == each.objective]
         kinds = mine["procedure"].astype(np.int64) * len(OUTCOMES) + mine["outcome"]
         for kind in np.unique(kinds).tolist():
             same = mine[kinds == kind]
@@ -133,8 +132,8 @@ def pick(rows: NDArray[Any], gated: Sequence[Gated], limit: int) -> list[Pick]:
 
 def summarise(rows: NDArray[Any], gated: Sequence[Gated], catalog: Catalog) -> list[Summary]:
     """Per domain and procedure over every row above the floor, not only those returned."""
-    strong = [each.entry for each in gated if not each.near]
-    mine = rows[np.isin(rows["entry"], strong)]
+    strong = [each.objective for each in gated if not each.near]
+    mine = rows[np.isin(rows["objective"], strong)]
     success, failure = OUTCOMES.index(Outcome.SUCCESS), OUTCOMES.index(Outcome.FAILURE)
     summaries = []
     for domain, procedure in sorted(set(zip(mine["domain"].tolist(), mine["procedure"].tolist(), strict=True))):

@@ -12,22 +12,13 @@ from services.memory.queries import SQL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Embedded:
-    """A vector as stored: little-endian float32 bytes and the space they belong to."""
-
-    vector: bytes
-    model_sha256: str
-    dimension: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
     """One experience with its latest outcome. `damage` says what does not match its digest; None: all does."""
 
     seq: int
+    objective_key: int
     experience: Experience
     recorded_at: str
-    embedded: Embedded | None
     damage: str | None
 
 
@@ -85,14 +76,13 @@ def _stored(row: sqlite3.Row, facts: dict[str, str], outcomes: Sequence[sqlite3.
         evidence=first.evidence,
         cost=first.cost,
     )
-    vector, model, dimension = row["vector"], row["model_sha256"], row["dimension"]
-    if event_digest(experience, row["recorded_at"], vector, model, dimension) != row["digest"]:
-        damage = "the row, its context, its prediction or its vector does not match the digest"
+    if event_digest(experience, row["recorded_at"]) != row["digest"]:
+        damage = "the row, its objective, its context or its prediction does not match the digest"
     return Stored(
         seq=row["seq"],
+        objective_key=row["objective_key"],
         experience=replace(experience, outcome=last.outcome, evidence=last.evidence),
         recorded_at=row["recorded_at"],
-        embedded=None if vector is None else Embedded(vector=vector, model_sha256=model, dimension=dimension),
         damage=damage,
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from chassis.clock import parse_iso
-from services.memory.catalog import Catalog, Facts
+from services.memory.catalog import Facts, Standing
 from services.memory.embedding import Vectors
 from services.memory.experience import Outcome
 from services.memory.queries import SQL
@@ -18,27 +18,22 @@ _OUTCOME = {each.value: each for each in Outcome}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
-    """`facts`: rows the catalog does not have yet. `keys` and `vectors`: the entries they bring.
+    """`facts` in the order of their numbers; `keys` and `vectors` are the objectives that have one of this model.
 
-    `rows` counts the store; `unusable` are rows whose vector or time can't be read.
+    `unusable` are rows that can't be read; `unusable_vectors` keys of objectives whose vector can't be used.
     """
 
     facts: list[Facts]
     keys: list[int]
     vectors: Vectors
-    rows: int
     unusable: list[int]
+    unusable_vectors: list[int]
 
 
-def scan(
-    store: Store, model_sha256: str, dimension: int, catalog: Catalog, without: frozenset[int] = frozenset()
-) -> Scan:
-    """Rows of another model or without a vector are only counted: they are pending. `without` are known unusable."""
+def scan(store: Store, model_sha256: str, dimension: int) -> Scan:
+    """Everything that recall needs, of one snapshot."""
     facts: list[Facts] = []
-    blobs: dict[int, bytes] = {}
-    fresh: set[str] = set()
-    unusable = sorted(without)
-    rows = 0
+    unusable: list[int] = []
     with closing(store.snapshot()) as connection, explained("read", store.path):
         connection.row_factory = None  # plain tuples: there may be many
         connection.execute("BEGIN")
@@ -47,37 +42,39 @@ def scan(
             # The latest outcome counts; the TES is the first one's, since a score never changes.
             kept = ends[event][1] if event in ends and not first else (math.nan if tes is None else tes)
             ends[event] = (outcome, kept)
-        for row in connection.execute(SQL["scan_events"]):
-            rows += 1
-            seq, namespace, domain, procedure, objective, occurred_at, blob, model = row
-            if model != model_sha256 or seq in catalog or seq in without:
-                continue
-            outcome, tes = ends.get(seq, ("", math.nan))
-            new = objective not in fresh and catalog.key_of(objective) is None
+        standings = dict(connection.execute(SQL["scan_standings"]).fetchall())
+        rows = [(*row, *ends.get(row[0], ("", math.nan))) for row in connection.execute(SQL["scan_events"])]
+        members = connection.execute(SQL["scan_members"]).fetchall()
+        for row in sorted(rows + members) if members else rows:
+            seq, namespace, domain, procedure, objective, occurred_at, outcome, tes = row
             try:
-                if new and len(blob) != 4 * dimension:
-                    raise ValueError("vector")
-                fact = Facts(
-                    seq=seq,
-                    objective=objective,
-                    namespace=namespace,
-                    domain=domain,
-                    procedure=procedure,
-                    outcome=_OUTCOME[outcome],
-                    occurred=parse_iso(occurred_at).timestamp(),
-                    tes=tes,
+                facts.append(
+                    Facts(
+                        seq=seq,
+                        objective=objective,
+                        namespace=namespace,
+                        domain=domain,
+                        procedure=procedure,
+                        outcome=_OUTCOME[outcome],
+                        standing=Standing(standings.get(seq, "valid")),
+                        occurred=parse_iso(occurred_at).timestamp(),
+                        tes=math.nan if tes is None else tes,
+                    )
                 )
             except (ValueError, KeyError):
                 unusable.append(seq)
+        keys: list[int] = []
+        blobs: list[bytes] = []
+        bad: list[int] = []
+        for key, stored, blob in connection.execute(SQL["scan_vectors"], (model_sha256,)):
+            if stored != dimension or len(blob) != 4 * dimension:
+                bad.append(key)
                 continue
-            facts.append(fact)
-            if new:
-                fresh.add(objective)
-                blobs[seq] = blob
-    vectors = np.frombuffer(b"".join(blobs.values()), dtype="<f4").reshape(len(blobs), dimension)
-    keys = list(blobs)
-    lengths = np.einsum("ij,ij->i", vectors, vectors)
-    bad = [keys[place] for place in np.flatnonzero(~(np.abs(lengths - 1.0) < 1e-3))]  # NaN is not near 1 either
-    if bad:  # rare: read again without them, so that another row may stand for their objectives
-        return scan(store, model_sha256, dimension, catalog, frozenset(unusable) | frozenset(bad))
-    return Scan(facts=facts, keys=keys, vectors=vectors, rows=rows, unusable=unusable)
+            keys.append(key)
+            blobs.append(blob)
+    vectors = np.frombuffer(b"".join(blobs), dtype="<f4").reshape(len(blobs), dimension)
+    near_one = np.abs(np.einsum("ij,ij->i", vectors, vectors) - 1.0) < 1e-3  # NaN is not near 1 either
+    if not near_one.all():
+        bad += [keys[place] for place in np.flatnonzero(~near_one)]
+        keys, vectors = [keys[place] for place in np.flatnonzero(near_one)], vectors[near_one]
+    return Scan(facts=facts, keys=keys, vectors=vectors, unusable=unusable, unusable_vectors=sorted(bad))

@@ -1,6 +1,6 @@
 """The wire of the memory: decode, ask, encode."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ from calyx.memory.v1 import memory_pb2_grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from chassis.clock import Clock
-from chassis.errors import InvalidInput
+from chassis.errors import InvalidInput, Unavailable
 from chassis.executor import Executor
 from chassis.rpc import auth
 from services.memory.experience import Experience, Outcome
@@ -34,6 +34,11 @@ ALLOW: Mapping[str, frozenset[str]] = {
     "RebuildIndex": _KEEPERS,
     "Stats": _READERS | {"governor"},
     "ListExperiences": _READERS,
+    "SetStanding": frozenset({"operator", "dashboard", "cbo"}),
+    "ListStandings": _READERS,
+    "Restore": frozenset({"operator"}),
+    "Export": frozenset({"operator"}),
+    "Import": frozenset({"operator"}),
 }
 
 DEFAULT_PAGE, MAX_PAGE = 50, 500
@@ -116,11 +121,11 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
         return pb.AmendOutcomeResponse(created=created)
 
     async def Compact(self, request: pb.CompactRequest, context: Any) -> pb.CompactResponse:
-        done = await self._executor.run(self._memory.compact, dry_run=request.dry_run)
+        done = await self._executor.run(self._memory.upkeep.compact, dry_run=request.dry_run)
         return pb.CompactResponse(merged=done.merged, kept=done.kept)
 
     async def Verify(self, request: pb.VerifyRequest, context: Any) -> pb.VerifyResponse:
-        verdict = await self._executor.run(self._memory.verify)
+        verdict = await self._executor.run(self._memory.upkeep.verify)
         return pb.VerifyResponse(
             ok=verdict.ok,
             damages=[pb.Damage(what=each.what, why=each.why) for each in verdict.damages],
@@ -130,12 +135,12 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
         )
 
     async def Backup(self, request: pb.BackupRequest, context: Any) -> pb.BackupResponse:
-        made = await self._executor.run(self._memory.backup, self._backups)
+        made = await self._executor.run(self._memory.upkeep.backup, self._backups)
         path = made.path.relative_to(self._root).as_posix()
         return pb.BackupResponse(path=path, size_bytes=made.size_bytes, sha256=made.sha256)
 
     async def RebuildIndex(self, request: pb.RebuildIndexRequest, context: Any) -> pb.RebuildIndexResponse:
-        return pb.RebuildIndexResponse(vectors=await self._executor.run(self._memory.rebuild_index))
+        return pb.RebuildIndexResponse(vectors=await self._executor.run(self._memory.upkeep.rebuild_index))
 
     async def Stats(self, request: pb.StatsRequest, context: Any) -> pb.StatsResponse:
         stats = await self._executor.run(self._memory.stats)
@@ -155,6 +160,22 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             raise InvalidInput(f"limit is {request.limit}; ask for 1 to {MAX_PAGE} (0 means {DEFAULT_PAGE})")
         found = await self._executor.run(self._memory.newest, request.limit or DEFAULT_PAGE, request.domain)
         return pb.ListExperiencesResponse(experiences=[experience_to_wire(each) for each in found])
+
+    async def SetStanding(self, request: pb.SetStandingRequest, context: Any) -> pb.SetStandingResponse:
+        raise Unavailable("standings can't be set yet")
+
+    async def ListStandings(self, request: pb.ListStandingsRequest, context: Any) -> pb.ListStandingsResponse:
+        raise Unavailable("standings can't be listed yet")
+
+    async def Restore(self, request: pb.RestoreRequest, context: Any) -> pb.RestoreResponse:
+        raise Unavailable("a store can't be restored yet")
+
+    async def Export(self, request: pb.ExportRequest, context: Any) -> AsyncIterator[pb.ExportResponse]:
+        raise Unavailable("nothing can be exported yet")
+        yield
+
+    async def Import(self, request: pb.ImportRequest, context: Any) -> pb.ImportResponse:
+        raise Unavailable("nothing can be imported yet")
 
 
 def outcome_from_wire(outcome: "pb.Outcome.ValueType") -> Outcome:

@@ -6,17 +6,24 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from chassis.canonical import canonical_json
 from chassis.clock import iso
 from chassis.errors import CalyxError, Damaged, Internal, NotFound, Refused, ResourceExhausted, Unavailable
 from services.memory.experience import Experience, Finding, event_digest, first_finding
+from services.memory.migrate import APPLICATION_ID, migrate, vector_digest
 from services.memory.queries import SQL, migrations
-from services.memory.rows import Embedded, Stored, hydrate
+from services.memory.rows import Stored, hydrate
 
-APPLICATION_ID = 0x43414C58
-"""Marks the file as ours ("CALX"), so that nothing else is ever migrated by mistake."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Appended:
+    """The number of a new row and of its objective."""
+
+    seq: int
+    objective_key: int
 
 
 class Store:
@@ -43,26 +50,20 @@ class Store:
     def _prepare(self, durable: bool) -> None:
         version = _scalar(self._writer, "PRAGMA user_version")
         owner = _scalar(self._writer, "PRAGMA application_id")
-        steps = migrations()
+        newest = len(migrations())
         if owner not in (0, APPLICATION_ID) or (
             owner == 0 and _scalar(self._writer, "SELECT count(*) FROM sqlite_schema")
         ):
             raise Refused(f"{self.path} is a database of something else; it was not touched, move it away")
-        if version > len(steps):
+        if version > newest:
             raise Refused(
-                f"{self.path} has schema {version}, this version knows up to {len(steps)}; it was not touched, "
+                f"{self.path} has schema {version}, this version knows up to {newest}; it was not touched, "
                 "install the newer station-calyx or restore a backup from before the upgrade"
             )
         self._writer.execute("PRAGMA journal_mode = WAL")
         self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+        migrate(self._writer, version)
         self._writer.execute("PRAGMA foreign_keys = ON")
-        pending = "\n".join(script for number, script in steps if number > version)
-        if pending:
-            with self._rolled_back_on_error():
-                self._writer.executescript(
-                    f"BEGIN IMMEDIATE;\n{pending}\nPRAGMA application_id = {APPLICATION_ID};\n"
-                    f"PRAGMA user_version = {len(steps)};\nCOMMIT;"
-                )
 
     def snapshot(self) -> sqlite3.Connection:
         """A read-only connection of its own; the caller closes it."""
@@ -101,39 +102,34 @@ class Store:
 
     # what is written
 
-    def append(self, experience: Experience, recorded_at: str, embedded: Embedded | None) -> int | None:
-        """Store one experience durably and return its number; None if its id was already there."""
-        vector = embedded.vector if embedded else None
-        model = embedded.model_sha256 if embedded else None
-        dimension = embedded.dimension if embedded else None
+    def append(self, experience: Experience, recorded_at: str) -> Appended | None:
+        """Store one experience durably; None if its id was already there, as a row or in a roll-up."""
         row = {
             "id": experience.id,
             "station_id": experience.station_id,
             "namespace": experience.namespace,
             "origin": experience.origin,
             "kind": experience.kind,
-            "objective": experience.objective,
             "domain": experience.domain,
             "procedure": experience.procedure,
             "task_id": experience.task_id,
             "pulse_id": experience.pulse_id,
             "occurred_at": iso(experience.occurred_at),
             "recorded_at": recorded_at,
-            "vector": vector,
-            "model_sha256": model,
-            "dimension": dimension,
-            "digest": event_digest(experience, recorded_at, vector, model, dimension),
+            "digest": event_digest(experience, recorded_at),
         }
         with self._writing("record") as connection:
-            if connection.execute(SQL["seq_of"], (experience.id,)).fetchone():
+            if connection.execute(SQL["known"], {"id": experience.id}).fetchone():
                 return None
-            seq = connection.execute(SQL["insert_event"], row).lastrowid
+            key = _objective_key(connection, experience.objective)
+            seq = connection.execute(SQL["insert_event"], {**row, "objective": key}).lastrowid
+            assert seq is not None  # an insert always has one
             facts = [(seq, key, value) for key, value in experience.context.items()]
             connection.executemany(SQL["insert_context"], facts)
             if experience.confidence is not None:
                 connection.execute(SQL["insert_confidence"], (seq, experience.confidence))
             _insert_finding(connection, seq, experience.id, first_finding(experience, recorded_at))
-        return seq
+        return Appended(seq=seq, objective_key=key)
 
     def amend(self, event_id: str, finding: Finding) -> int | None:
         """Add an outcome as a new row and return its event's number; None if the amendment was already there."""
@@ -150,22 +146,24 @@ class Store:
         """Add a judgement; returns how many there are."""
         with self._writing("record feedback") as connection:
             seq = _seq_of(connection, event_id)
-            connection.execute(SQL["insert_feedback"], (seq, int(useful), query, caller, recorded_at))
+            connection.execute(
+                SQL["insert_feedback"], (seq, "useful" if useful else "useless", query, caller, recorded_at)
+            )
             return int(connection.execute(SQL["count_feedback"]).fetchone()[0])
 
-    def set_vector(self, stored: Stored, embedded: Embedded) -> None:
-        """Give a row the vector of the model in use."""
-        fields = {
-            "seq": stored.seq,
-            "vector": embedded.vector,
-            "model_sha256": embedded.model_sha256,
-            "dimension": embedded.dimension,
-            "digest": event_digest(
-                stored.experience, stored.recorded_at, embedded.vector, embedded.model_sha256, embedded.dimension
-            ),
-        }
-        with self._writing("store a vector") as connection:
-            connection.execute(SQL["set_vector"], fields)
+    def add_vectors(self, model_sha256: str, vectors: Sequence[tuple[int, str, bytes]]) -> None:
+        """Give objectives, told as (key, text, vector), their vectors of this model; one that is there stays."""
+        rows = [
+            (key, model_sha256, len(vector) // 4, vector, vector_digest(text, model_sha256, len(vector) // 4, vector))
+            for key, text, vector in vectors
+        ]
+        with self._writing("store vectors") as connection:
+            connection.executemany(SQL["insert_vector"], rows)
+
+    def drop_vectors(self, model_sha256: str, keys: Sequence[int]) -> None:
+        """Forget vectors, which can be made anew."""
+        with self._writing("drop vectors") as connection:
+            connection.executemany(SQL["drop_vector"], [(key, model_sha256) for key in keys])
 
     def set_meta(self, key: str, value: str) -> None:
         with self._writing("write meta") as connection:
@@ -209,14 +207,28 @@ class Store:
         with self._reading("filter by context") as connection:
             return {row[0] for row in connection.execute(SQL["with_fact"], (key, value))}
 
-    def vectors(self, seqs: Sequence[int]) -> dict[int, bytes]:
+    def objectives(self, keys: Sequence[int]) -> dict[int, str]:
+        with self._reading("read objectives") as connection:
+            return {row[0]: row[1] for row in connection.execute(SQL["objectives_by_key"], (json.dumps(list(keys)),))}
+
+    def vectors(self, model_sha256: str, keys: Sequence[int]) -> dict[int, bytes]:
+        """Vectors of this model by their objective's key; objectives without one are left out."""
         with self._reading("read vectors") as connection:
-            return {row[0]: row[1] for row in connection.execute(SQL["vectors_by_seq"], (json.dumps(list(seqs)),))}
+            found = connection.execute(SQL["vectors_by_key"], (model_sha256, json.dumps(list(keys))))
+            return {row[0]: row[1] for row in found}
 
     def pending(self, model_sha256: str, limit: int) -> list[tuple[int, str]]:
-        """(number, objective) of rows without a vector of this model, oldest first."""
-        with self._reading("read pending rows") as connection:
+        """(key, text) of objectives without a vector of this model, oldest first."""
+        with self._reading("read pending objectives") as connection:
             return [tuple(row) for row in connection.execute(SQL["pending"], (model_sha256, limit))]
+
+
+def _objective_key(connection: sqlite3.Connection, text: str) -> int:
+    row = connection.execute(SQL["objective_key"], (text,)).fetchone()
+    if row:
+        return int(row[0])
+    connection.execute(SQL["insert_objective"], (text,))
+    return _scalar(connection, "SELECT last_insert_rowid()")
 
 
 def _insert_finding(connection: sqlite3.Connection, seq: int | None, event_id: str, finding: Finding) -> None:
@@ -236,7 +248,7 @@ def _insert_finding(connection: sqlite3.Connection, seq: int | None, event_id: s
 
 
 def _seq_of(connection: sqlite3.Connection, event_id: str) -> int:
-    row = connection.execute(SQL["seq_of"], (event_id,)).fetchone()
+    row = connection.execute(SQL["known"], {"id": event_id}).fetchone()
     if row is None:
         raise NotFound(f"there is no experience {event_id!r}")
     return int(row[0])

@@ -1,5 +1,6 @@
 """Does what is stored still hold: the file, each row, and the index against the rows."""
 
+import json
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from datetime import datetime
 import numpy as np
 
 from services.memory.index import VectorIndex
+from services.memory.migrate import vector_digest
 from services.memory.queries import SQL
 from services.memory.rows import Stored, hydrate
 
@@ -25,7 +27,7 @@ class Damage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """`vectors` counts rows whose vector the index was found to hold, byte for byte."""
+    """`vectors` counts those that the index was found to hold, byte for byte."""
 
     damages: tuple[Damage, ...]
     experiences: int
@@ -39,16 +41,18 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What the index should hold at the moment of the snapshot: index key by row number, and its own keys."""
+    """What the shelf held at the moment of the snapshot: rows, objectives without an index entry, index keys."""
 
-    key_by_seq: dict[int, int]
-    index_keys: set[int]
+    seqs: frozenset[int]
+    waiting: frozenset[int]
+    index_keys: frozenset[int]
+    model_sha256: str
 
 
 def check_store(
     connection: sqlite3.Connection, expected: Expected, index: VectorIndex
 ) -> tuple[list[Damage], int, int]:
-    """(damages, rows, rows whose vector the index holds). `connection` reads one snapshot."""
+    """(damages, rows, vectors that the index holds as stored). `connection` reads one snapshot."""
     damages: list[Damage] = []
     rows = held = 0
     try:
@@ -57,18 +61,28 @@ def check_store(
         for batch in _rows(connection):
             seen.update(each.seq for each in batch)
             rows += len(batch)
-            held += _check_batch(batch, expected, index, damages)
+            for each in batch:
+                if each.damage:
+                    damages.append(Damage(what=f"event {each.experience.id} (row {each.seq})", why=each.damage))
         damages += _check_numbers(connection, seen)
         damages += [
             Damage(what=f"catalog row {seq}", why="recall knows it but the store does not; restart the service")
-            for seq in sorted(set(expected.key_by_seq) - seen)
+            for seq in sorted(expected.seqs - seen)
         ]
-        wanted = set(expected.key_by_seq.values())
         damages += [
-            Damage(what=f"index entry {key}", why="no row of the store has it; rebuild the index")
-            for key in sorted(expected.index_keys - wanted)
+            Damage(what=f"event row {seq}", why="it is stored but recall does not know it; rebuild the index")
+            for seq in sorted(seen - expected.seqs)
         ]
-        damages += check_self_queries(connection, sorted(wanted & expected.index_keys), index)
+        stored: set[int] = set()
+        for vectors in _vectors(connection, expected.model_sha256):
+            stored.update(each["objective"] for each in vectors)
+            held += _check_vectors(vectors, expected, index, damages)
+        damages += [
+            Damage(what=f"index entry {key}", why="no vector of the store belongs to it; rebuild the index")
+            for key in sorted(expected.index_keys - stored)
+        ]
+        sampled = sorted(stored & expected.index_keys)
+        damages += check_self_queries(connection, expected.model_sha256, sampled, index)
     except sqlite3.DatabaseError as error:
         damages.append(Damage(what="experience.sqlite", why=f"could not be read to the end: {error}; restore a backup"))
     return _shortened(damages), rows, held
@@ -93,20 +107,26 @@ def _rows(connection: sqlite3.Connection) -> Iterator[list[Stored]]:
         last = rows[-1]["seq"]
 
 
-def _check_batch(batch: Sequence[Stored], expected: Expected, index: VectorIndex, damages: list[Damage]) -> int:
-    keys = {each.seq: expected.key_by_seq[each.seq] for each in batch if each.seq in expected.key_by_seq}
-    in_index = index.vectors(sorted(set(keys.values())))
+def _vectors(connection: sqlite3.Connection, model_sha256: str) -> Iterator[list[sqlite3.Row]]:
+    last = 0
+    while rows := connection.execute(SQL["all_vectors"], (model_sha256, last, BATCH)).fetchall():
+        yield rows
+        last = rows[-1]["objective"]
+
+
+def _check_vectors(rows: Sequence[sqlite3.Row], expected: Expected, index: VectorIndex, damages: list[Damage]) -> int:
+    in_index = index.vectors([row["objective"] for row in rows])
     held = 0
-    for each in batch:
-        name = f"event {each.experience.id} (row {each.seq})"
-        if each.damage:
-            damages.append(Damage(what=name, why=each.damage))
-        if each.seq not in keys:
+    for row in rows:
+        key, name = row["objective"], f"vector {row['objective']}"
+        if vector_digest(row["text"], row["model_sha256"], row["dimension"], row["vector"]) != row["digest"]:
+            damages.append(Damage(what=name, why="the vector or its objective does not match the digest"))
+        if key in expected.waiting:
             continue
-        if keys[each.seq] not in in_index or keys[each.seq] not in expected.index_keys:
-            damages.append(Damage(what=name, why=f"its index entry {keys[each.seq]} is missing; rebuild the index"))
-        elif each.embedded is None or in_index[keys[each.seq]] != each.embedded.vector:
-            damages.append(Damage(what=name, why="the index holds another vector than the row; rebuild the index"))
+        if key not in in_index or key not in expected.index_keys:
+            damages.append(Damage(what=name, why=f"its index entry {key} is missing; rebuild the index"))
+        elif in_index[key] != row["vector"]:
+            damages.append(Damage(what=name, why="the index holds another vector than the store; rebuild the index"))
         else:
             held += 1
     return held
@@ -123,13 +143,13 @@ def _check_numbers(connection: sqlite3.Connection, seen: Collection[int]) -> lis
     return damages
 
 
-def check_self_queries(connection: sqlite3.Connection, keys: Sequence[int], index: VectorIndex) -> list[Damage]:
-    """Rows spread over the table, searched by their own vector: each must find itself or its equal."""
+def check_self_queries(
+    connection: sqlite3.Connection, model_sha256: str, keys: Sequence[int], index: VectorIndex
+) -> list[Damage]:
+    """Entries spread over the table, searched by their own vector: each must find itself or its equal."""
     damages = []
     for key in keys[:: max(1, len(keys) // SELF_QUERIES)]:
-        (blob,) = connection.execute("SELECT vector FROM event WHERE seq = ?", (key,)).fetchone() or (None,)
-        if blob is None:
-            continue
+        (_, blob) = connection.execute(SQL["vectors_by_key"], (model_sha256, json.dumps([key]))).fetchone()
         vector = np.frombuffer(blob, dtype="<f4")
         found = index.nearest(vector, 1) if np.all(np.isfinite(vector)) and np.any(vector) else []
         if not found or found[0].cosine < 1.0 - 1e-5:

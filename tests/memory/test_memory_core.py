@@ -27,7 +27,7 @@ def ids(memory: Memory, objective: str, **terms: object) -> list[str]:
 
 def _raw(path: Path, *statements: tuple[str, tuple[object, ...]]) -> None:
     connection = sqlite3.connect(path)
-    for name in ("event_facts_stay", "event_stays", "outcome_stays_as_is", "outcome_stays"):
+    for name in ("event_stays_as_is", "event_stays", "outcome_stays_as_is", "outcome_stays"):
         connection.execute(f"DROP TRIGGER {name}")
     for statement, terms in statements:
         connection.execute(statement, terms)
@@ -64,7 +64,7 @@ def test_a_row_whose_objective_could_not_be_embedded_is_kept_pending_and_taken_u
     assert memory.catch_up() == 1
     found = memory.recall(Query(objective="rotate the logs"))
     assert ([each.experience.id for each in found.matches], found.pending) == (["e-2"], 0)
-    assert memory.verify().ok
+    assert memory.upkeep.verify().ok
 
 
 def test_a_row_the_index_refused_is_pending_and_taken_up_later(make_memory: Make) -> None:
@@ -93,7 +93,7 @@ def test_vectors_of_another_model_are_never_compared_but_made_anew(make_memory: 
     assert (found.matches, found.searched, found.pending) == ((), 0, 1)
     assert memory.catch_up() == 1
     assert ids(memory, "rotate the logs") == ["e-1"]
-    assert memory.verify().ok
+    assert memory.upkeep.verify().ok
 
 
 @pytest.mark.parametrize("bad", [np.zeros((1, 4)), np.full((1, 4), np.nan), np.ones((1, 5)), np.ones((1, 4))])
@@ -201,7 +201,7 @@ def test_nothing_at_or_below_the_floor_ever_passes_unflagged(
     cosine: float, asked: float | None, near: bool, weak: float | None
 ) -> None:
     query = Query(objective="rotate the logs", near=near, min_cosine=weak if near else asked)
-    passed = gate(query, [Near(key=1, cosine=cosine)], {1: 0}, ["rotate the logs"])
+    passed = gate(query, [Near(key=1, cosine=cosine)], {1: "rotate the logs"})
     floor = max(FLOOR, query.min_cosine or 0.0)
     if cosine > floor:
         assert [each.near for each in passed] == [False]
@@ -213,7 +213,7 @@ def test_nothing_at_or_below_the_floor_ever_passes_unflagged(
 def test_the_floor_is_strict_to_the_last_bit() -> None:
     query = Query(objective="rotate the logs")
     hits = [Near(key=1, cosine=0.80), Near(key=2, cosine=0.80 + 1e-9)]
-    assert [each.entry for each in gate(query, hits, {1: 1, 2: 2}, ["", "logs", "logs"])] == [2]
+    assert [each.objective for each in gate(query, hits, {1: "logs", 2: "logs"})] == [2]
 
 
 # with the real model
@@ -304,24 +304,25 @@ def test_verify_finds_nothing_wrong_where_nothing_is(make_memory: Make) -> None:
     memory = make_memory()
     for number in range(1, 21):
         memory.record(experience(number, objective=f"objective {number % 5}"))
-    verdict = memory.verify()
+    verdict = memory.upkeep.verify()
     assert verdict.damages == ()
-    assert (verdict.experiences, verdict.vectors) == (20, 20)
+    assert (verdict.experiences, verdict.vectors) == (20, 5)
     assert memory.stats().verified_at == verdict.verified_at
 
 
 @pytest.mark.parametrize(
     ("statement", "terms", "named"),
     [
-        ("UPDATE event SET objective = 'rotate the dogs' WHERE seq = 2", (), "e-2"),
-        ("UPDATE event SET vector = zeroblob(256) WHERE seq = 2", (), "e-2"),
-        ("UPDATE event SET objective = CAST(? AS TEXT) WHERE seq = 2", (b"\xff\xfe",), "e-2"),
+        ("UPDATE objective SET text = 'rotate the dogs' WHERE key = 2", (), "e-2"),
+        ("UPDATE vector SET vector = zeroblob(256) WHERE objective = 2", (), "vector 2"),
+        ("UPDATE objective SET text = CAST(? AS TEXT) WHERE key = 2", (b"\xff\xfe",), "e-2"),
         ("UPDATE event SET occurred_at = 'sometime' WHERE seq = 2", (), "e-2"),
         ("UPDATE context SET value = 'elsewhere' WHERE event = 2", (), "e-2"),
         ("UPDATE confidence SET predicted = 1.0 WHERE event = 2", (), "e-2"),
         ("UPDATE outcome SET outcome = 'failure' WHERE event = 2", (), "e-2"),
         ("UPDATE outcome SET cost = 'null' WHERE event = 2", (), "e-2"),
         ("DELETE FROM outcome WHERE event = 2", (), "e-2"),
+        ("UPDATE event SET objective = 1 WHERE seq = 2", (), "e-2"),
         ("DELETE FROM event WHERE seq = 3", (), "event row 3"),
         ("INSERT INTO confidence VALUES (77, 0.5)", (), "confidence row 77"),
     ],
@@ -333,7 +334,7 @@ def test_each_damage_in_the_file_is_found_and_named_and_not_recalled(
     for number in (1, 2, 3):
         memory.record(experience(number, objective=f"objective number {number}"))
     _raw(tmp_path / "memory" / "experience.sqlite", (statement, terms))
-    verdict = memory.verify()
+    verdict = memory.upkeep.verify()
     assert not verdict.ok
     assert any(named in each.what for each in verdict.damages), verdict.damages
     assert "e-1" not in str(verdict.damages)
@@ -341,7 +342,7 @@ def test_each_damage_in_the_file_is_found_and_named_and_not_recalled(
         assert ids(memory, "objective number 2") == []
         assert [each.id for each in memory.newest(10, "")] == ["e-3", "e-1"]
         restarted = make_memory()
-        assert not restarted.verify().ok
+        assert not restarted.upkeep.verify().ok
         assert ids(restarted, "objective number 1") == ["e-1"]
 
 
@@ -349,13 +350,13 @@ def test_flipped_bytes_in_a_page_are_found(make_memory: Make, tmp_path: Path) ->
     memory = make_memory()
     for number in range(1, 200):
         memory.record(experience(number, objective=f"objective number {number}"))
-    memory.compact(dry_run=False)
+    memory.upkeep.compact(dry_run=False)
     path = tmp_path / "memory" / "experience.sqlite"
     whole = bytearray(path.read_bytes())
     place = whole.index(b"objective number 77")
     whole[place : place + 9] = b"Objective"
     path.write_bytes(whole)
-    verdict = make_memory().verify()
+    verdict = make_memory().upkeep.verify()
     assert any("e-77" in each.what for each in verdict.damages)
 
 
@@ -366,30 +367,30 @@ def test_an_index_that_lost_changed_or_invented_an_entry_is_found_and_rebuilt(ma
         memory.record(experience(number, objective=f"objective number {number}"))
     embedder = HashEmbedder()
     index.rebuild([([1, 3, 9], embedder.embed(["objective number 1", "something else", "never seen"]))])
-    named = {each.what: each.why for each in memory.verify().damages}
-    assert "is missing" in named["event e-2 (row 2)"]
-    assert "another vector" in named["event e-3 (row 3)"]
-    assert "no row" in named["index entry 9"]
-    memory.rebuild_index()
-    assert memory.verify().ok
-    memory.check()
+    named = {each.what: each.why for each in memory.upkeep.verify().damages}
+    assert "is missing" in named["vector 2"]
+    assert "another vector" in named["vector 3"]
+    assert "no vector" in named["index entry 9"]
+    memory.upkeep.rebuild_index()
+    assert memory.upkeep.verify().ok
+    memory.upkeep.check()
 
 
 def test_health_says_when_index_and_store_differ_in_size(make_memory: Make) -> None:
     index = ExactIndex(64)
     memory = make_memory(index=index)
     memory.record(experience(1))
-    memory.check()
+    memory.upkeep.check()
     index.rebuild([])
     with pytest.raises(Damaged, match="rebuild-index"):
-        memory.check()
+        memory.upkeep.check()
 
 
 def test_a_backup_opens_as_a_store_and_holds_everything(make_memory: Make, tmp_path: Path) -> None:
     memory = make_memory()
     for number in (1, 2, 3):
         memory.record(experience(number))
-    made = memory.backup(tmp_path / "memory" / "backups")
+    made = memory.upkeep.backup(tmp_path / "memory" / "backups")
     assert made.path.stat().st_size == made.size_bytes
     assert [each.name for each in made.path.parent.iterdir()] == [made.path.name]
     copy = sqlite3.connect(made.path)
@@ -400,8 +401,8 @@ def test_a_backup_opens_as_a_store_and_holds_everything(make_memory: Make, tmp_p
 def test_compaction_merges_nothing_and_says_so(make_memory: Make) -> None:
     memory = make_memory()
     memory.record(experience(1))
-    assert memory.compact(dry_run=True) == memory.compact(dry_run=False)
-    assert memory.compact(dry_run=True).merged == 0
+    assert memory.upkeep.compact(dry_run=True) == memory.upkeep.compact(dry_run=False)
+    assert memory.upkeep.compact(dry_run=True).merged == 0
     assert ids(memory, "rotate the logs") == ["e-1"]
 
 

@@ -12,7 +12,7 @@ from memory_fakes import experience
 from chassis.errors import Damaged, InvalidInput, NotFound, Refused, ResourceExhausted, Unavailable
 from services.memory.experience import MAX_OBJECTIVE, Finding, Outcome, check
 from services.memory.queries import migrations
-from services.memory.store import Store
+from services.memory.store import Appended, Store
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def _amendment(name: str, outcome: Outcome = Outcome.FAILURE) -> Finding:
 
 def test_what_was_recorded_is_read_back_field_by_field(path: Path) -> None:
     store = Store(path, durable=False)
-    seq = store.append(experience(1), "2026-11-01T00:00:00.000000Z", None)
-    found = store.experiences([seq])[seq]
+    store.append(experience(1), "2026-11-01T00:00:00.000000Z")
+    found = store.experiences([1])[1]
     assert found.experience == experience(1)
     assert found.damage is None
     store.close()
@@ -53,15 +53,15 @@ def test_what_was_recorded_is_read_back_field_by_field(path: Path) -> None:
 def test_unknown_figures_come_back_unknown_and_not_as_zero(path: Path) -> None:
     store = Store(path, durable=False)
     told = experience(1, tes=None, duration_seconds=None, files_changed=None, confidence=None, cost={}, context={})
-    seq = store.append(told, "2026-11-01T00:00:00.000000Z", None)
-    assert store.experiences([seq])[seq].experience == told
+    store.append(told, "2026-11-01T00:00:00.000000Z")
+    assert store.experiences([1])[1].experience == told
     store.close()
 
 
 def test_a_repeated_id_changes_nothing(path: Path) -> None:
     store = Store(path, durable=False)
-    assert store.append(experience(1), "2026-11-01T00:00:00.000000Z", None) == 1
-    assert store.append(experience(1, objective="another"), "2026-11-01T00:00:00.000000Z", None) is None
+    assert store.append(experience(1), "2026-11-01T00:00:00.000000Z") == Appended(seq=1, objective_key=1)
+    assert store.append(experience(1, objective="another"), "2026-11-01T00:00:00.000000Z") is None
     assert store.count() == 1
     assert store.experiences([1])[1].experience.objective == "rotate the logs"
     store.close()
@@ -69,7 +69,7 @@ def test_a_repeated_id_changes_nothing(path: Path) -> None:
 
 def test_an_amendment_is_a_new_row_and_the_score_stays(path: Path) -> None:
     store = Store(path, durable=False)
-    store.append(experience(1), "2026-11-01T00:00:00.000000Z", None)
+    store.append(experience(1), "2026-11-01T00:00:00.000000Z")
     assert store.amend("e-1", _amendment("v-1")) == 1
     assert store.amend("e-1", _amendment("v-1")) is None
     found = store.experiences([1])[1]
@@ -84,8 +84,8 @@ def test_an_amendment_is_a_new_row_and_the_score_stays(path: Path) -> None:
 
 def test_an_amendment_of_nothing_and_one_borrowed_from_another_are_refused(path: Path) -> None:
     store = Store(path, durable=False)
-    store.append(experience(1), "2026-11-01T00:00:00.000000Z", None)
-    store.append(experience(2), "2026-11-01T00:00:00.000000Z", None)
+    store.append(experience(1), "2026-11-01T00:00:00.000000Z")
+    store.append(experience(2), "2026-11-01T00:00:00.000000Z")
     store.amend("e-1", _amendment("v-1"))
     with pytest.raises(NotFound):
         store.amend("e-9", _amendment("v-2"))
@@ -97,7 +97,7 @@ def test_an_amendment_of_nothing_and_one_borrowed_from_another_are_refused(path:
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE event SET objective = 'other'",
+        "UPDATE event SET objective = 1",
         "DELETE FROM event",
         "UPDATE outcome SET outcome = 'success'",
         "DELETE FROM outcome",
@@ -105,7 +105,7 @@ def test_an_amendment_of_nothing_and_one_borrowed_from_another_are_refused(path:
 )
 def test_the_past_is_not_rewritten_even_by_sql(path: Path, statement: str) -> None:
     store = Store(path, durable=False)
-    store.append(experience(1), "2026-11-01T00:00:00.000000Z", None)
+    store.append(experience(1), "2026-11-01T00:00:00.000000Z")
     store.close()
     with pytest.raises(sqlite3.IntegrityError):
         _raw(path, statement)
@@ -123,7 +123,8 @@ def test_tables_are_strict_with_foreign_keys_wal_and_full_sync(path: Path) -> No
         for row in store._writer.execute("PRAGMA table_list")
         if row[0] == "main" and not row[1].startswith("sqlite_")
     }
-    assert tables == dict.fromkeys(("event", "context", "outcome", "confidence", "meta", "feedback"), 1)
+    facts = ("event", "objective", "vector", "context", "outcome", "confidence", "feedback", "standing")
+    assert tables == dict.fromkeys((*facts, "rollup", "member", "meta"), 1)
     with pytest.raises(sqlite3.IntegrityError):
         store._writer.execute("INSERT INTO context VALUES (99, 'a', 'b')")
     store.close()
@@ -131,7 +132,7 @@ def test_tables_are_strict_with_foreign_keys_wal_and_full_sync(path: Path) -> No
 
 def test_migrations_end_at_their_own_number_and_a_second_opening_keeps_the_rows(path: Path) -> None:
     store = Store(path, durable=False)
-    store.append(experience(1), "2026-11-01T00:00:00.000000Z", None)
+    store.append(experience(1), "2026-11-01T00:00:00.000000Z")
     assert store.schema_version() == len(migrations())
     store.close()
     again = Store(path, durable=False)
@@ -159,7 +160,7 @@ def test_a_database_of_something_else_is_refused_and_left_alone(path: Path) -> N
 
 def test_a_failing_migration_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = [(1, migrations()[0][1] + "\nCREATE TABLE meta (again TEXT);")]
-    monkeypatch.setattr("services.memory.store.migrations", lambda: broken)
+    monkeypatch.setattr("services.memory.migrate.migrations", lambda: broken)
     with pytest.raises(Unavailable):
         Store(path, durable=False)
     connection = sqlite3.connect(path)
@@ -170,25 +171,27 @@ def test_a_failing_migration_leaves_the_file_as_it_was(path: Path, monkeypatch: 
 
 def test_a_full_disk_is_said_and_leaves_nothing_half_done(path: Path) -> None:
     store = Store(path, durable=False)
-    store.append(experience(1), "2026-11-01T00:00:00.000000Z", None)
+    store.append(experience(1), "2026-11-01T00:00:00.000000Z")
     pages = store._writer.execute("PRAGMA page_count").fetchone()[0]
     store._writer.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(ResourceExhausted, match="full"):
         for number in range(2, 50):
-            store.append(experience(number, evidence="x" * 4000), "2026-11-01T00:00:00.000000Z", None)
+            store.append(experience(number, evidence="x" * 4000), "2026-11-01T00:00:00.000000Z")
     kept = store.count()
     store._writer.execute("PRAGMA max_page_count = 1000000")
-    assert store.append(experience("after"), "2026-11-01T00:00:00.000000Z", None) == kept + 1
+    appended = store.append(experience("after"), "2026-11-01T00:00:00.000000Z")
+    assert appended is not None
+    assert appended.seq == kept + 1
     assert all(each.damage is None for each in store.newest(50, ""))
     store.close()
 
 
 def test_a_read_only_store_is_unavailable_and_can_still_be_read(path: Path) -> None:
     store = Store(path, durable=False)
-    store.append(experience(1), "2026-11-01T00:00:00.000000Z", None)
+    store.append(experience(1), "2026-11-01T00:00:00.000000Z")
     store._writer.execute("PRAGMA query_only = ON")
     with pytest.raises(Unavailable, match="read-only"):
-        store.append(experience(2), "2026-11-01T00:00:00.000000Z", None)
+        store.append(experience(2), "2026-11-01T00:00:00.000000Z")
     assert store.count() == 1
     store.close()
 
@@ -227,7 +230,7 @@ from memory_fakes import experience
 from services.memory.store import Store
 store = Store(Path(sys.argv[1]))
 for number in range(1, 100000):
-    store.append(experience(f"k-{sys.argv[2]}-{number}"), "2026-11-01T00:00:00.000000Z", None)
+    store.append(experience(f"k-{sys.argv[2]}-{number}"), "2026-11-01T00:00:00.000000Z")
     print(number, flush=True)
 """
 
@@ -262,5 +265,5 @@ def test_a_copy_from_before_is_migrated_forwards_like_the_real_file(path: Path, 
     copy = tmp_path / "copy.sqlite"
     shutil.copy(path, copy)
     store = Store(copy, durable=False)
-    assert store.append(experience(1), "2026-11-01T00:00:00.000000Z", None) == 1
+    assert store.append(experience(1), "2026-11-01T00:00:00.000000Z") == Appended(seq=1, objective_key=1)
     store.close()

@@ -55,7 +55,7 @@ def stub_of(request: pytest.FixtureRequest, make_memory: Callable[..., Memory], 
     starting = start_server(
         served=[_served(memory, executor, tmp_path)],
         callers=Callers.of_tokens({name: f"token-{name}" for name in CALLERS}),
-        checks={"store and index": memory.check},
+        checks={"store and index": memory.upkeep.check},
         executor=executor,
     )
     running = asyncio.run_coroutine_threadsafe(starting, loop).result(20)
@@ -131,14 +131,14 @@ def test_upkeep_over_the_wire(stub_of: StubMaker, tmp_path: Path) -> None:
     assert [(each.id, each.outcome) for each in listed] == [("e-2", pb.OUTCOME_SUCCESS), ("e-1", pb.OUTCOME_FAILURE)]
     assert not operator.Stats(pb.StatsRequest()).HasField("verified_at")
     verdict = stub_of("guardian").Verify(pb.VerifyRequest())
-    assert (verdict.ok, verdict.experiences, verdict.vectors) == (True, 3, 3)
+    assert (verdict.ok, verdict.experiences, verdict.vectors) == (True, 3, 1)
     backup = operator.Backup(pb.BackupRequest())
     assert (tmp_path / backup.path).stat().st_size == backup.size_bytes
     assert operator.RebuildIndex(pb.RebuildIndexRequest()).vectors == 3
     assert operator.Compact(pb.CompactRequest(dry_run=True)).kept == 3
     assert operator.Feedback(pb.FeedbackRequest(id="e-1", useful=True)).labels == 1
     stats = operator.Stats(pb.StatsRequest())
-    assert (stats.experiences, stats.vectors, stats.index, stats.schema_version) == (3, 3, "exact", 1)
+    assert (stats.experiences, stats.vectors, stats.index, stats.schema_version) == (3, 3, "exact", 2)
     assert stats.verified_at == verdict.verified_at
 
 

@@ -68,9 +68,10 @@ DECIDED: Mapping[str, Mapping[str, str]] = {
     },
     "memory": {
         "RecordExperience": "ca",
-        **dict.fromkeys(("Recall", "ListExperiences"), "cdauo"),
+        **dict.fromkeys(("Recall", "ListExperiences", "ListStandings"), "cdauo"),
         "Stats": "cdauog",
-        "Feedback": "odc",
+        **dict.fromkeys(("Feedback", "SetStanding"), "odc"),
+        **dict.fromkeys(("Restore", "Export", "Import"), "o"),
         "AmendOutcome": "c",
         **dict.fromkeys(("Compact", "Verify", "Backup", "RebuildIndex"), "ocu"),
     },

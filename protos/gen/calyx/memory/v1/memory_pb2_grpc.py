@@ -50,6 +50,16 @@ class MemoryServiceStub:
                 request_serializer=calyx_dot_memory_dot_v1_dot_memory__pb2.FeedbackRequest.SerializeToString,
                 response_deserializer=calyx_dot_memory_dot_v1_dot_memory__pb2.FeedbackResponse.FromString,
                 _registered_method=True)
+        self.SetStanding = channel.unary_unary(
+                '/calyx.memory.v1.MemoryService/SetStanding',
+                request_serializer=calyx_dot_memory_dot_v1_dot_memory__pb2.SetStandingRequest.SerializeToString,
+                response_deserializer=calyx_dot_memory_dot_v1_dot_memory__pb2.SetStandingResponse.FromString,
+                _registered_method=True)
+        self.ListStandings = channel.unary_unary(
+                '/calyx.memory.v1.MemoryService/ListStandings',
+                request_serializer=calyx_dot_memory_dot_v1_dot_memory__pb2.ListStandingsRequest.SerializeToString,
+                response_deserializer=calyx_dot_memory_dot_v1_dot_memory__pb2.ListStandingsResponse.FromString,
+                _registered_method=True)
         self.AmendOutcome = channel.unary_unary(
                 '/calyx.memory.v1.MemoryService/AmendOutcome',
                 request_serializer=calyx_dot_memory_dot_v1_dot_memory__pb2.AmendOutcomeRequest.SerializeToString,
@@ -69,6 +79,21 @@ class MemoryServiceStub:
                 '/calyx.memory.v1.MemoryService/Backup',
                 request_serializer=calyx_dot_memory_dot_v1_dot_memory__pb2.BackupRequest.SerializeToString,
                 response_deserializer=calyx_dot_memory_dot_v1_dot_memory__pb2.BackupResponse.FromString,
+                _registered_method=True)
+        self.Restore = channel.unary_unary(
+                '/calyx.memory.v1.MemoryService/Restore',
+                request_serializer=calyx_dot_memory_dot_v1_dot_memory__pb2.RestoreRequest.SerializeToString,
+                response_deserializer=calyx_dot_memory_dot_v1_dot_memory__pb2.RestoreResponse.FromString,
+                _registered_method=True)
+        self.Export = channel.unary_stream(
+                '/calyx.memory.v1.MemoryService/Export',
+                request_serializer=calyx_dot_memory_dot_v1_dot_memory__pb2.ExportRequest.SerializeToString,
+                response_deserializer=calyx_dot_memory_dot_v1_dot_memory__pb2.ExportResponse.FromString,
+                _registered_method=True)
+        self.Import = channel.unary_unary(
+                '/calyx.memory.v1.MemoryService/Import',
+                request_serializer=calyx_dot_memory_dot_v1_dot_memory__pb2.ImportRequest.SerializeToString,
+                response_deserializer=calyx_dot_memory_dot_v1_dot_memory__pb2.ImportResponse.FromString,
                 _registered_method=True)
         self.RebuildIndex = channel.unary_unary(
                 '/calyx.memory.v1.MemoryService/RebuildIndex',
@@ -112,6 +137,20 @@ class MemoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetStanding(self, request, context):
+        """Say that an experience may, or may no longer, be believed; a new row, so that it can be taken back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListStandings(self, request, context):
+        """Experiences that are superseded, invalidated or evicted, with the evidence, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AmendOutcome(self, request, context):
         """Add a later outcome (a verification window) to an experience, as a new row.
         """
@@ -135,6 +174,27 @@ class MemoryServiceServicer:
 
     def Backup(self, request, context):
         """Write a verified copy.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Restore(self, request, context):
+        """Put a backup and what can be replayed onto it in the place of the store.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Export(self, request, context):
+        """Every experience as JSON Lines, the last line a digest of all before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Import(self, request, context):
+        """Take in lines of an export, a CSV file or older pulses; known ids change nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,6 +239,16 @@ def add_MemoryServiceServicer_to_server(servicer, server):
                     request_deserializer=calyx_dot_memory_dot_v1_dot_memory__pb2.FeedbackRequest.FromString,
                     response_serializer=calyx_dot_memory_dot_v1_dot_memory__pb2.FeedbackResponse.SerializeToString,
             ),
+            'SetStanding': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetStanding,
+                    request_deserializer=calyx_dot_memory_dot_v1_dot_memory__pb2.SetStandingRequest.FromString,
+                    response_serializer=calyx_dot_memory_dot_v1_dot_memory__pb2.SetStandingResponse.SerializeToString,
+            ),
+            'ListStandings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStandings,
+                    request_deserializer=calyx_dot_memory_dot_v1_dot_memory__pb2.ListStandingsRequest.FromString,
+                    response_serializer=calyx_dot_memory_dot_v1_dot_memory__pb2.ListStandingsResponse.SerializeToString,
+            ),
             'AmendOutcome': grpc.unary_unary_rpc_method_handler(
                     servicer.AmendOutcome,
                     request_deserializer=calyx_dot_memory_dot_v1_dot_memory__pb2.AmendOutcomeRequest.FromString,
@@ -198,6 +268,21 @@ def add_MemoryServiceServicer_to_server(servicer, server):
                     servicer.Backup,
                     request_deserializer=calyx_dot_memory_dot_v1_dot_memory__pb2.BackupRequest.FromString,
                     response_serializer=calyx_dot_memory_dot_v1_dot_memory__pb2.BackupResponse.SerializeToString,
+            ),
+            'Restore': grpc.unary_unary_rpc_method_handler(
+                    servicer.Restore,
+                    request_deserializer=calyx_dot_memory_dot_v1_dot_memory__pb2.RestoreRequest.FromString,
+                    response_serializer=calyx_dot_memory_dot_v1_dot_memory__pb2.RestoreResponse.SerializeToString,
+            ),
+            'Export': grpc.unary_stream_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=calyx_dot_memory_dot_v1_dot_memory__pb2.ExportRequest.FromString,
+                    response_serializer=calyx_dot_memory_dot_v1_dot_memory__pb2.ExportResponse.SerializeToString,
+            ),
+            'Import': grpc.unary_unary_rpc_method_handler(
+                    servicer.Import,
+                    request_deserializer=calyx_dot_memory_dot_v1_dot_memory__pb2.ImportRequest.FromString,
+                    response_serializer=calyx_dot_memory_dot_v1_dot_memory__pb2.ImportResponse.SerializeToString,
             ),
             'RebuildIndex': grpc.unary_unary_rpc_method_handler(
                     servicer.RebuildIndex,
@@ -308,6 +393,60 @@ class MemoryService:
             _registered_method=True)
 
     @staticmethod
+    def SetStanding(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/calyx.memory.v1.MemoryService/SetStanding',
+            calyx_dot_memory_dot_v1_dot_memory__pb2.SetStandingRequest.SerializeToString,
+            calyx_dot_memory_dot_v1_dot_memory__pb2.SetStandingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListStandings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/calyx.memory.v1.MemoryService/ListStandings',
+            calyx_dot_memory_dot_v1_dot_memory__pb2.ListStandingsRequest.SerializeToString,
+            calyx_dot_memory_dot_v1_dot_memory__pb2.ListStandingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def AmendOutcome(request,
             target,
             options=(),
@@ -405,6 +544,87 @@ class MemoryService:
             '/calyx.memory.v1.MemoryService/Backup',
             calyx_dot_memory_dot_v1_dot_memory__pb2.BackupRequest.SerializeToString,
             calyx_dot_memory_dot_v1_dot_memory__pb2.BackupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/calyx.memory.v1.MemoryService/Restore',
+            calyx_dot_memory_dot_v1_dot_memory__pb2.RestoreRequest.SerializeToString,
+            calyx_dot_memory_dot_v1_dot_memory__pb2.RestoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/calyx.memory.v1.MemoryService/Export',
+            calyx_dot_memory_dot_v1_dot_memory__pb2.ExportRequest.SerializeToString,
+            calyx_dot_memory_dot_v1_dot_memory__pb2.ExportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Import(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/calyx.memory.v1.MemoryService/Import',
+            calyx_dot_memory_dot_v1_dot_memory__pb2.ImportRequest.SerializeToString,
+            calyx_dot_memory_dot_v1_dot_memory__pb2.ImportResponse.FromString,
             options,
             channel_credentials,
             insecure,

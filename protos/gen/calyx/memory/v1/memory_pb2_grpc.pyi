@@ -39,6 +39,10 @@ class MemoryServiceStub:
     """Experiences whose objective means the same (cosine above the floor); empty rather than weak."""
     Feedback: _grpc.UnaryUnaryMultiCallable[_memory_pb2.FeedbackRequest, _memory_pb2.FeedbackResponse]
     """Say whether a recalled experience was useful."""
+    SetStanding: _grpc.UnaryUnaryMultiCallable[_memory_pb2.SetStandingRequest, _memory_pb2.SetStandingResponse]
+    """Say that an experience may, or may no longer, be believed; a new row, so that it can be taken back."""
+    ListStandings: _grpc.UnaryUnaryMultiCallable[_memory_pb2.ListStandingsRequest, _memory_pb2.ListStandingsResponse]
+    """Experiences that are superseded, invalidated or evicted, with the evidence, newest first."""
     AmendOutcome: _grpc.UnaryUnaryMultiCallable[_memory_pb2.AmendOutcomeRequest, _memory_pb2.AmendOutcomeResponse]
     """Add a later outcome (a verification window) to an experience, as a new row."""
     Compact: _grpc.UnaryUnaryMultiCallable[_memory_pb2.CompactRequest, _memory_pb2.CompactResponse]
@@ -47,6 +51,12 @@ class MemoryServiceStub:
     """Check the store and the index against each other and say what is damaged."""
     Backup: _grpc.UnaryUnaryMultiCallable[_memory_pb2.BackupRequest, _memory_pb2.BackupResponse]
     """Write a verified copy."""
+    Restore: _grpc.UnaryUnaryMultiCallable[_memory_pb2.RestoreRequest, _memory_pb2.RestoreResponse]
+    """Put a backup and what can be replayed onto it in the place of the store."""
+    Export: _grpc.UnaryStreamMultiCallable[_memory_pb2.ExportRequest, _memory_pb2.ExportResponse]
+    """Every experience as JSON Lines, the last line a digest of all before."""
+    Import: _grpc.UnaryUnaryMultiCallable[_memory_pb2.ImportRequest, _memory_pb2.ImportResponse]
+    """Take in lines of an export, a CSV file or older pulses; known ids change nothing."""
     RebuildIndex: _grpc.UnaryUnaryMultiCallable[_memory_pb2.RebuildIndexRequest, _memory_pb2.RebuildIndexResponse]
     """Derive the vector index anew from the store."""
     Stats: _grpc.UnaryUnaryMultiCallable[_memory_pb2.StatsRequest, _memory_pb2.StatsResponse]
@@ -65,6 +75,10 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     """Experiences whose objective means the same (cosine above the floor); empty rather than weak."""
     Feedback: _aio.UnaryUnaryMultiCallable[_memory_pb2.FeedbackRequest, _memory_pb2.FeedbackResponse]  # type: ignore[assignment]
     """Say whether a recalled experience was useful."""
+    SetStanding: _aio.UnaryUnaryMultiCallable[_memory_pb2.SetStandingRequest, _memory_pb2.SetStandingResponse]  # type: ignore[assignment]
+    """Say that an experience may, or may no longer, be believed; a new row, so that it can be taken back."""
+    ListStandings: _aio.UnaryUnaryMultiCallable[_memory_pb2.ListStandingsRequest, _memory_pb2.ListStandingsResponse]  # type: ignore[assignment]
+    """Experiences that are superseded, invalidated or evicted, with the evidence, newest first."""
     AmendOutcome: _aio.UnaryUnaryMultiCallable[_memory_pb2.AmendOutcomeRequest, _memory_pb2.AmendOutcomeResponse]  # type: ignore[assignment]
     """Add a later outcome (a verification window) to an experience, as a new row."""
     Compact: _aio.UnaryUnaryMultiCallable[_memory_pb2.CompactRequest, _memory_pb2.CompactResponse]  # type: ignore[assignment]
@@ -73,6 +87,12 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     """Check the store and the index against each other and say what is damaged."""
     Backup: _aio.UnaryUnaryMultiCallable[_memory_pb2.BackupRequest, _memory_pb2.BackupResponse]  # type: ignore[assignment]
     """Write a verified copy."""
+    Restore: _aio.UnaryUnaryMultiCallable[_memory_pb2.RestoreRequest, _memory_pb2.RestoreResponse]  # type: ignore[assignment]
+    """Put a backup and what can be replayed onto it in the place of the store."""
+    Export: _aio.UnaryStreamMultiCallable[_memory_pb2.ExportRequest, _memory_pb2.ExportResponse]  # type: ignore[assignment]
+    """Every experience as JSON Lines, the last line a digest of all before."""
+    Import: _aio.UnaryUnaryMultiCallable[_memory_pb2.ImportRequest, _memory_pb2.ImportResponse]  # type: ignore[assignment]
+    """Take in lines of an export, a CSV file or older pulses; known ids change nothing."""
     RebuildIndex: _aio.UnaryUnaryMultiCallable[_memory_pb2.RebuildIndexRequest, _memory_pb2.RebuildIndexResponse]  # type: ignore[assignment]
     """Derive the vector index anew from the store."""
     Stats: _aio.UnaryUnaryMultiCallable[_memory_pb2.StatsRequest, _memory_pb2.StatsResponse]  # type: ignore[assignment]
@@ -108,6 +128,22 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Say whether a recalled experience was useful."""
 
     @_abc_1.abstractmethod
+    def SetStanding(
+        self,
+        request: _memory_pb2.SetStandingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_pb2.SetStandingResponse, _abc.Awaitable[_memory_pb2.SetStandingResponse]]:
+        """Say that an experience may, or may no longer, be believed; a new row, so that it can be taken back."""
+
+    @_abc_1.abstractmethod
+    def ListStandings(
+        self,
+        request: _memory_pb2.ListStandingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_pb2.ListStandingsResponse, _abc.Awaitable[_memory_pb2.ListStandingsResponse]]:
+        """Experiences that are superseded, invalidated or evicted, with the evidence, newest first."""
+
+    @_abc_1.abstractmethod
     def AmendOutcome(
         self,
         request: _memory_pb2.AmendOutcomeRequest,
@@ -138,6 +174,30 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_memory_pb2.BackupResponse, _abc.Awaitable[_memory_pb2.BackupResponse]]:
         """Write a verified copy."""
+
+    @_abc_1.abstractmethod
+    def Restore(
+        self,
+        request: _memory_pb2.RestoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_pb2.RestoreResponse, _abc.Awaitable[_memory_pb2.RestoreResponse]]:
+        """Put a backup and what can be replayed onto it in the place of the store."""
+
+    @_abc_1.abstractmethod
+    def Export(
+        self,
+        request: _memory_pb2.ExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_memory_pb2.ExportResponse], _abc.AsyncIterator[_memory_pb2.ExportResponse]]:
+        """Every experience as JSON Lines, the last line a digest of all before."""
+
+    @_abc_1.abstractmethod
+    def Import(
+        self,
+        request: _memory_pb2.ImportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_pb2.ImportResponse, _abc.Awaitable[_memory_pb2.ImportResponse]]:
+        """Take in lines of an export, a CSV file or older pulses; known ids change nothing."""
 
     @_abc_1.abstractmethod
     def RebuildIndex(

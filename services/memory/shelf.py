@@ -1,0 +1,120 @@
+"""What recall works on, in RAM and made from the store: the catalog of all rows, the index of all objectives."""
+
+import threading
+from collections import Counter
+
+import numpy as np
+import structlog
+
+from services.memory.catalog import Catalog, Facts, Standing
+from services.memory.embedding import Embedder, check_vectors
+from services.memory.experience import Experience, Outcome
+from services.memory.index import VectorIndex
+from services.memory.scan import scan
+from services.memory.store import Appended, Store
+
+log = structlog.get_logger(__name__)
+
+
+class Shelf:
+    """`change` is held from a row's commit until it is in the catalog, so that a snapshot of both agrees.
+
+    A row is in the catalog as soon as it is durable, and found once its objective is in the index; until then it is
+    pending: counted, and taken up by `embed_pending`.
+    """
+
+    def __init__(self, store: Store, embedder: Embedder, index: VectorIndex) -> None:
+        self._store, self.embedder, self.index = store, embedder, index
+        self.change = threading.RLock()
+        self.catalog = Catalog()
+        self._waiting: Counter[int] = Counter()
+        self._entries = 0
+        self._load(rebuild=False)
+
+    def _load(self, *, rebuild: bool) -> None:
+        """An index kept on disk is filled up, or rebuilt if it holds what the store does not."""
+        found = scan(self._store, self.embedder.model_sha256, self.embedder.dimension)
+        if found.unusable:
+            log.error("rows that can't be read are left out of recall; run verify", rows=found.unusable[:20])
+        if found.unusable_vectors:
+            log.error("vectors that can't be used are made anew", objectives=found.unusable_vectors[:20])
+            self._store.drop_vectors(self.embedder.model_sha256, found.unusable_vectors)
+        present = self.index.keys()
+        if rebuild or present - set(found.keys):
+            self.index.rebuild([(found.keys, found.vectors)])
+        elif missing := [place for place, key in enumerate(found.keys) if key not in present]:
+            self.index.add([found.keys[place] for place in missing], found.vectors[missing])
+        fresh = Catalog()
+        for facts in found.facts:
+            fresh.add(facts)
+        objectives, counts = np.unique(fresh.rows()["objective"], return_counts=True)
+        lacking = ~np.isin(objectives, np.asarray(found.keys, dtype=np.int64))
+        waiting = zip(objectives[lacking].tolist(), counts[lacking].tolist(), strict=True)
+        self.catalog, self._waiting, self._entries = fresh, Counter(dict(waiting)), len(found.keys)
+
+    @property
+    def pending(self) -> int:
+        """Durable rows that recall can't find yet."""
+        return sum(self._waiting.values())
+
+    @property
+    def indexed(self) -> int:
+        """How many entries the index should have; under `change`."""
+        return self._entries
+
+    @property
+    def waiting(self) -> frozenset[int]:
+        """Objectives that are not in the index yet."""
+        return frozenset(self._waiting)
+
+    def add(self, appended: Appended, experience: Experience) -> None:
+        """Put a durable row into the catalog; under `change`. Its objective may not be in the index yet."""
+        key = appended.objective_key
+        self.catalog.add(
+            Facts(
+                seq=appended.seq,
+                objective=key,
+                namespace=experience.namespace,
+                domain=experience.domain,
+                procedure=experience.procedure,
+                outcome=experience.outcome,
+                standing=Standing.VALID,
+                occurred=experience.occurred_at.timestamp(),
+                tes=float("nan") if experience.tes is None else experience.tes,
+            )
+        )
+        if key in self._waiting or key not in self.index:
+            self._waiting[key] += 1
+
+    def amend(self, seq: int, outcome: Outcome) -> None:
+        self.catalog.amend(seq, outcome)
+
+    def embed_pending(self, limit: int) -> int:
+        """Embed at most `limit` waiting objectives, store their vectors and index them; returns how many."""
+        with self.change:
+            keys = sorted(self._waiting)[:limit]
+        if not keys:
+            return 0
+        model, dimension = self.embedder.model_sha256, self.embedder.dimension
+        texts = self._store.objectives(keys)
+        # What is stored but was refused by the index then is only indexed.
+        stored = self._store.vectors(model, keys)
+        missing = [key for key in keys if key in texts and key not in stored]
+        if missing:
+            made = check_vectors(self.embedder.embed([texts[key] for key in missing]), dimension)
+            fresh = {key: row.tobytes() for key, row in zip(missing, made, strict=True)}
+            self._store.add_vectors(model, [(key, texts[key], vector) for key, vector in fresh.items()])
+            stored |= fresh
+        ready = sorted(stored)
+        vectors = np.frombuffer(b"".join(stored[key] for key in ready), dtype="<f4").reshape(len(ready), dimension)
+        with self.change:
+            self.index.add(ready, vectors)
+            for key in ready:
+                self._entries += self._waiting.pop(key, 0) > 0
+        return len(ready)
+
+    def rebuild(self) -> int:
+        """Derive index and catalog anew from the store; returns how many rows recall can find."""
+        with self.change:
+            self._load(rebuild=True)
+        return len(self.catalog) - self.pending
