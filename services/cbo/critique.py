@@ -69,6 +69,8 @@ class Critique:
     by_domain: dict[str, tes.PulseTes] = field(default_factory=dict)
     experiences: list[str] = field(default_factory=list)
     """Ids that memory has taken in this pulse."""
+    ladder_log: Json = field(default_factory=dict)
+    """What the ladder took in since the last record, and where every domain stands (`ladder_log`)."""
 
 
 class Critic:
@@ -96,16 +98,7 @@ class Critic:
             probed = probed or Probed(verdict="inconclusive", prober=manifest.prober, found="it could not be reached")
         limits = manifest.limits if manifest is not None else Limits()
         score = tes.score(
-            tes.End(
-                state=task.state,
-                no_work=no_work,
-                applied=bool(ack.get("applied")),
-                reverted=bool(ack.get("reverted")),
-                verdict=None if probed is None else probed.verdict,
-                duration_s=_duration(task, ack),
-                files=_files(task, ack),
-                undo=bool(task.undo_of),
-            ),
+            end_of(task, None if probed is None else probed.verdict),
             limits,
         )
         return Judged(task=task, score=score, probed=probed)
@@ -230,6 +223,7 @@ class Critic:
             if experience_id(task) in critique.experiences:
                 store.run("task_remembered", task.id)
         store.run("objectives_finished")
+        critique.ladder_log = self._bridge.ladder.hand_over()
 
     def _settle_task(self, judged: Judged, now: datetime) -> None:
         store, task, score = self._bridge.store, judged.task, judged.score
@@ -314,6 +308,21 @@ class Critic:
 def _worth_remembering(task: Task) -> bool:
     """Undos, cancelled tasks and those without work say nothing about how well a procedure works."""
     return not task.undo_of and task.state != "cancelled" and (task.ack or {}).get("status") != "no_work"
+
+
+def end_of(task: Task, verdict: tes.Verdict | None) -> tes.End:
+    """What the score looks at."""
+    ack: dict[str, Any] = task.ack or {}
+    return tes.End(
+        state=task.state,
+        no_work=ack.get("status") == "no_work",
+        applied=bool(ack.get("applied")),
+        reverted=bool(ack.get("reverted")),
+        verdict=verdict,
+        duration_s=_duration(task, ack),
+        files=_files(task, ack),
+        undo=bool(task.undo_of),
+    )
 
 
 def _duration(task: Task, ack: dict[str, Any]) -> float:

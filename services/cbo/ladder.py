@@ -1,28 +1,54 @@
-"""Every domain's standing: kept in memory, saved with each change, rebuildable from its entries."""
+"""Every domain's standing: kept in memory, saved with each change, rebuildable from the pulse records."""
 
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
-from chassis.clock import iso, parse_iso
+from chassis.canonical import Json
+from chassis.clock import Clock, iso, parse_iso
 from chassis.domains import DomainManifest, Level
-from chassis.errors import InvalidInput, NotFound
-from services.cbo.autonomy_evaluator import Decision, Entry, Standing, Terms, decide, fold, run_required, step
+from chassis.errors import InvalidInput, NotFound, Refused
+from services.cbo.autonomy_evaluator import (
+    Decision,
+    Entry,
+    Standing,
+    Terms,
+    decide,
+    demotions_recent,
+    effects_missing,
+    just_demoted,
+    run_required,
+)
+from services.cbo.ladder_log import Taken, begin
 from services.cbo.store import Store
+
+RECORDED = "ladder_recorded"
+"""The fact that says up to which entry the pulse records hold them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
-    """One domain as people see it."""
+    """One domain as people see it. `level` is what it may do now; `standing` keeps what was earned."""
 
     domain: str
-    max_level: Level
+    terms: Terms
     standing: Standing
     decision: Decision
     run_required: int
+    effects_missing: int
+    demotions: int
+    """By the rule, within the pulses that double the run."""
     changed_at: datetime
+
+    @property
+    def level(self) -> Level:
+        return self.decision.level
+
+    @property
+    def max_level(self) -> Level:
+        return self.terms.max_level
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +68,9 @@ class Ladder:
     stays on record, so that it comes back at the level at which it went.
     """
 
-    def __init__(self, store: Store, domains: Mapping[str, DomainManifest], now: datetime) -> None:
-        self._store, self._domains = store, domains
+    def __init__(self, store: Store, domains: Mapping[str, DomainManifest], clock: Clock, code: str = "") -> None:
+        """`code` names the release, which is the code behind the built-in domains."""
+        self._store, self._domains, self._clock, self._code = store, domains, clock, code
         self._lock = threading.RLock()
         self._standings: dict[str, tuple[Standing, datetime]] = {}
         with store.transaction():
@@ -52,19 +79,31 @@ class Ladder:
                     Standing.from_json(json.loads(row["standing"])),
                     parse_iso(row["changed_at"]),
                 )
-            self.meet(now)
+            if store.fact(RECORDED) is None:
+                store.set_fact(RECORDED, str(self._newest_entry()))
+            self.meet(clock.now())
 
     def meet(self, now: datetime) -> None:
         """Take up domains, and editions of them, that are new since the last look."""
         for name, manifest in self._domains.items():
             with self._lock:
                 known = self._standings.get(name)
-            if known is None or known[0].digest != manifest.digest:
-                self.take(name, Entry(pulse=0 if known is None else known[0].pulse, digest=manifest.digest), now)
+            code = "" if manifest.signed_by else self._code  # nobody here sees the code of an outside program
+            if known is None or known[0].digest != manifest.digest or (code and known[0].code != code):
+                pulse = 0 if known is None else known[0].pulse
+                self.take(name, Entry(pulse=pulse, digest=manifest.digest, code=code), now)
 
     def terms(self, domain: str) -> Terms:
         manifest = self._domains.get(domain)
-        return Terms(max_level=Level.OBSERVE) if manifest is None else terms_of(manifest)
+        return Terms(max_level=Level.OBSERVE) if manifest is None else self._terms(manifest)
+
+    def _terms(self, manifest: DomainManifest) -> Terms:
+        top = manifest.max_level
+        if manifest.effects == "irreversible":
+            top = min(top, Level.GUIDE)
+        revoked = self._store.fact(f"revoked:{manifest.domain}")
+        void = f"revoked {revoked}" if revoked else manifest.out_of_time(self._clock.now())
+        return Terms(max_level=top, void=void)
 
     def standing(self, domain: str) -> Standing:
         """Of a domain that is not there any more: its last one, and nothing at all of one that never was."""
@@ -73,7 +112,7 @@ class Ladder:
         if known is not None:
             return known[0]
         manifest = self._domains.get(domain)
-        return first_standing(manifest) if manifest is not None else GONE
+        return begin(manifest.start_level) if manifest is not None else GONE
 
     def take(self, domain: str, entry: Entry, now: datetime) -> Changed | None:
         """Fold one entry in and save; says when the level changed by it.
@@ -84,12 +123,16 @@ class Ladder:
         manifest = self._domains.get(domain)
         if manifest is None:
             return None
+        terms = self.terms(domain)
+        taken = Taken(
+            domain=domain, entry=entry, max_level=terms.max_level, start_level=manifest.start_level, void=terms.void
+        )  # fmt: skip
         with self._store.transaction(), self._lock:  # in this order: a pulse comes with its transaction open
-            before, changed_at = self._standings.setdefault(domain, (first_standing(manifest), now))
-            after = step(before, entry, self.terms(domain))
+            before, changed_at = self._standings.get(domain, (begin(manifest.start_level), now))
+            after = taken.after(before)
             if after.level != before.level:
                 changed_at = now
-            self._store.run("ladder_entry_insert", domain, iso(now), json.dumps(_entry_json(entry)))
+            self._store.run("ladder_entry_insert", domain, iso(now), json.dumps(taken.to_json()))
             self._store.run("ladder_save", domain, json.dumps(after.to_json()), iso(changed_at))
             self._standings[domain] = (after, changed_at)
         if after.level == before.level:
@@ -106,19 +149,30 @@ class Ladder:
                     parse_iso(row["changed_at"]),
                 )
 
-    def rebuild(self, domain: str) -> Standing:
-        """The standing folded anew from every saved entry."""
-        entries = (_entry_from_json(json.loads(row["entry"])) for row in self._store.rows("ladder_entries", domain))
-        manifest = self._domains.get(domain)
-        start = GONE if manifest is None else replace(first_standing(manifest), digest="")
-        return fold(start, entries, self.terms(domain))
+    def hand_over(self) -> Json:
+        """For the pulse record, inside its transaction: what was taken in since the last one, and where all stand."""
+        after = int(self._store.fact(RECORDED) or 0)
+        entries = [json.loads(row["entry"]) for row in self._store.rows("ladder_entries_after", after)]
+        self._store.set_fact(RECORDED, str(after + len(entries)))
+        with self._lock:
+            standings = {domain: each.to_json() for domain, (each, _) in sorted(self._standings.items())}
+        return {"after": after, "entries": entries, "standings": standings}
+
+    def _newest_entry(self) -> int:
+        return int(self._store.value("SELECT coalesce(max(number), 0) FROM ladder_entry"))
 
     def force(self, domain: str, level: Level, why: str, pulse: int, now: datetime) -> Changed | None:
-        """A person's level. Raises NotFound, InvalidInput above the manifest's limit."""
+        """A person's level. Raises NotFound, InvalidInput above the manifest's limit, Refused for a rise that the
+        manifest or the rule forbids now: demotion beats approval."""
         if domain not in self._domains:
             raise NotFound(f"there is no domain {domain}; `calyx ladder` shows them")
-        if level > self.terms(domain).max_level:
-            raise InvalidInput(f"the manifest of {domain} allows at most {self.terms(domain).max_level.name}")
+        terms, standing = self.terms(domain), self.standing(domain)
+        if level > terms.max_level:
+            raise InvalidInput(f"the manifest of {domain} allows at most {terms.max_level.name}")
+        if level > standing.level and terms.void:
+            raise Refused(f"{domain} can't rise: {terms.void}")
+        if level > standing.level and just_demoted(standing, pulse):
+            raise Refused(f"{domain} was demoted in this very pulse ({standing.reason}); raise it after the next one")
         return self.take(domain, Entry(pulse=pulse, forced=level, why=why), now)
 
     def rung(self, domain: str) -> Rung:
@@ -135,13 +189,15 @@ class Ladder:
             known = self._standings.get(domain)
         if known is None:
             return None
-        terms = terms_of(manifest)
+        terms = self._terms(manifest)
         return Rung(
             domain=domain,
-            max_level=terms.max_level,
+            terms=terms,
             standing=known[0],
             decision=decide(known[0], terms),
             run_required=run_required(known[0], terms),
+            effects_missing=effects_missing(known[0], terms),
+            demotions=demotions_recent(known[0], terms),
             changed_at=known[1],
         )
 
@@ -151,32 +207,4 @@ class Ladder:
         return [rung for rung in found if rung is not None]
 
 
-def terms_of(manifest: DomainManifest) -> Terms:
-    top = manifest.max_level
-    return Terms(max_level=min(top, Level.GUIDE) if manifest.effects == "irreversible" else top)
-
-
 GONE = Standing(level=Level.OBSERVE, reason="there is no such domain any more")
-
-
-def first_standing(manifest: DomainManifest) -> Standing:
-    return Standing(level=manifest.start_level, reason=f"starts at {manifest.start_level.name} by its manifest")
-
-
-def _entry_json(entry: Entry) -> dict[str, object]:
-    return {
-        "pulse": entry.pulse,
-        "worked": entry.worked,
-        "tes": entry.tes,
-        "failures": entry.failures,
-        "effects_held": entry.effects_held,
-        "effects_failed": entry.effects_failed,
-        "forced": None if entry.forced is None else int(entry.forced),
-        "why": entry.why,
-        "digest": entry.digest,
-    }
-
-
-def _entry_from_json(value: dict[str, object]) -> Entry:
-    forced = value.pop("forced")
-    return Entry(**value, forced=None if forced is None else Level(int(str(forced))))  # type: ignore[arg-type]  # JSON of our own

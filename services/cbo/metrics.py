@@ -60,7 +60,7 @@ class StandingCollector(Collector):
             labels=["domain"],
         )
         for rung in bridge.ladder.rungs():
-            level.add_metric([rung.domain], float(rung.standing.level))
+            level.add_metric([rung.domain], float(rung.level))
             known = rung.standing.tes_last
             tes.add_metric([rung.domain], math.nan if known is None else known)
         yield level

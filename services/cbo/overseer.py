@@ -38,7 +38,6 @@ from services.cbo.proposals import Proposals
 from services.cbo.pulse import Pulse, Steps
 from services.cbo.report import report
 from services.cbo.store import Store
-from services.cbo.tes import Score
 
 log = structlog.get_logger(__name__)
 
@@ -87,7 +86,7 @@ class Overseer:
             domains=domains,
             policy=policy,
             peers=peers,
-            ladder=Ladder(store, domains, clock.now()),
+            ladder=Ladder(store, domains, clock, code=version),
             beliefs=Beliefs(store),
             consents=Consents(layout, store, audit, clock, domains),
             options=options,
@@ -106,7 +105,6 @@ class Overseer:
         self._watchers: list[Callable[[Json], None]] = []
         self.last: Pulse | None = None
         self.ended_at: float | None = None
-        self.last_scores: dict[str, Score] = {}
 
     def start(self) -> None:
         """Take up what a crash left: unfinished pulses get their record, planned tasks are sent, nothing twice."""
@@ -251,7 +249,6 @@ class Overseer:
             summary, kept = {**summary, "mood": f"the record can't be written: {error.strerror}"}, False
         self._forget_old(pulse.number)
         self.last, self.ended_at = pulse, bridge.clock.monotonic()
-        self.last_scores |= {each.task.domain: each.score for each in pulse.critique.judged if each.score.worked}
         return summary, kept
 
     def _forget_old(self, number: int) -> None:

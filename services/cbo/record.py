@@ -219,6 +219,7 @@ def _critique(pulse: Pulse, bridge: Bridge) -> Json:
             for domain, each in found.by_domain.items()
         },
         "ladder": [rung_json(rung) for rung in bridge.ladder.rungs()],
+        "ladder_log": found.ladder_log,
         "level_changes": [
             {"domain": each.domain, "before": each.before.name, "after": each.after.name, "reason": each.reason}
             for each in found.changed
@@ -257,7 +258,8 @@ def rung_json(rung: Rung) -> Json:
     standing = rung.standing
     return {
         "domain": rung.domain,
-        "level": standing.level.name,
+        "level": rung.level.name,
+        "earned_level": standing.level.name,
         "max_level": rung.max_level.name,
         "reason": rung.decision.reason,
         "since": standing.reason,
@@ -269,6 +271,7 @@ def rung_json(rung: Rung) -> Json:
         "mean_12": standing.mean,
         "probation": standing.probation,
         "evidence": standing.evidence,
+        "evidence_goal": rung.terms.evidence_goal,
         "frozen": standing.frozen,
     }
 

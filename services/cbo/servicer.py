@@ -14,9 +14,9 @@ from chassis.rpc.auth import caller
 from services.cbo import listing, wire
 from services.cbo.kpis import WINDOW
 from services.cbo.ladder import Rung
+from services.cbo.obstacle import RUNS, obstacle
 from services.cbo.overseer import Overseer
 from services.cbo.tasks import Task
-from services.cbo.tes import unreachable_because
 
 FULL_NAME = "calyx.cbo.v1.CboService"
 
@@ -241,13 +241,13 @@ class CboServicer(cbo_pb2_grpc.CboServiceServicer):
         return wire.task_to_wire(task, looks, self._overseer.desk.undo_possible(task))
 
     def _rung(self, rung: Rung) -> pb.LadderEntry:
-        return wire.rung_to_wire(rung, self._unreachable(rung))
+        return wire.rung_to_wire(rung, self._obstacle(rung))
 
-    def _unreachable(self, rung: Rung) -> str:
-        """Which limit of the manifest keeps even good runs from passing, judged by the last one."""
-        last = self._overseer.last_scores.get(rung.domain)
-        manifest = self._overseer.bridge.domains.get(rung.domain)
-        return unreachable_because(last, manifest.limits) if last is not None and manifest is not None else ""
+    def _obstacle(self, rung: Rung) -> str:
+        bridge = self._overseer.bridge
+        manifest = bridge.domains.get(rung.domain)
+        recent = bridge.store.tasks("tasks_by_domain", rung.domain, RUNS)
+        return obstacle(rung, manifest, recent) if manifest is not None else ""
 
 
 def _limit(asked: int, usual: int, most: int) -> int:

@@ -138,11 +138,11 @@ def _verification(row: Row) -> pb.Verification:
     )
 
 
-def rung_to_wire(rung: Rung, hint: str = "") -> pb.LadderEntry:
+def rung_to_wire(rung: Rung, obstacle: str = "") -> pb.LadderEntry:
     standing = rung.standing
     return pb.LadderEntry(
         domain=rung.domain,
-        level=level_to_wire(standing.level),
+        level=level_to_wire(rung.level),
         max_level=level_to_wire(rung.max_level),
         reason=f"{rung.decision.reason} (since: {standing.reason})",
         run=standing.run,
@@ -153,8 +153,15 @@ def rung_to_wire(rung: Rung, hint: str = "") -> pb.LadderEntry:
         probation=standing.probation,
         evidence=standing.evidence,
         frozen=standing.frozen,
-        next=f"{rung.decision.next}; {hint}" if hint else rung.decision.next,
+        next=f"{rung.decision.next}; {obstacle}" if obstacle else rung.decision.next,
         changed_at=stamp(rung.changed_at),
+        evidence_goal=rung.terms.evidence_goal,
+        effects_missing=rung.effects_missing,
+        since=standing.reason,
+        earned_level=level_to_wire(standing.level),
+        obstacle=obstacle,
+        demotions_288=rung.demotions,
+        unknown_run=standing.unknown_run,
     )
 
 

@@ -15,6 +15,7 @@ from chassis.domains import Level
 from chassis.errors import CalyxError, Damaged, Drifted, InvalidInput, NotFound, Refused, ResourceExhausted, Unavailable
 from chassis.exchange.manifest import Manifest
 from chassis.exchange.port import Receipt
+from services.cbo.ladder_log import rebuild
 from services.cbo.objectives import Schedule
 from services.cbo.ports import Incident, Intent, Recalled
 from tests.full_disk import full_disk
@@ -63,12 +64,13 @@ def test_a_refuted_effect_counts_as_failure_and_three_demote(station: Station) -
     assert station.cbo.bridge.ladder.rung("diagnostics").run_required == 10
 
 
-def test_the_ladder_is_the_fold_of_its_saved_entries(station: Station) -> None:
+def test_the_ladder_is_the_fold_of_what_the_pulse_records_hold(station: Station) -> None:
     promote(station)
     station.pulse(4)
     station.probers["governor"].verdict = "refuted"
     station.pulse(5)
-    assert station.cbo.bridge.ladder.rebuild("diagnostics") == station.cbo.bridge.ladder.standing("diagnostics")
+    records = [json.loads(path.read_bytes()) for path in sorted(station.layout.pulses.glob("*/bp-*.json"))]
+    assert rebuild(records)["diagnostics"] == station.cbo.bridge.ladder.standing("diagnostics")
 
 
 def test_no_work_is_neither_scored_nor_counted_nor_remembered(station: Station) -> None:

@@ -166,8 +166,8 @@ INSERT INTO ladder (domain, standing, changed_at) VALUES (?, ?, ?)
 ON CONFLICT (domain) DO UPDATE SET standing = excluded.standing, changed_at = excluded.changed_at;
 -- name: ladder_entry_insert
 INSERT INTO ladder_entry (domain, at, entry) VALUES (?, ?, ?);
--- name: ladder_entries
-SELECT entry FROM ladder_entry WHERE domain = ? ORDER BY number;
+-- name: ladder_entries_after
+SELECT entry FROM ladder_entry WHERE number > ? ORDER BY number;
 
 -- name: posteriors
 SELECT * FROM posterior;

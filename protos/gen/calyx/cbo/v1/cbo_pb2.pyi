@@ -1124,6 +1124,13 @@ class LadderEntry(_message.Message):
     FROZEN_FIELD_NUMBER: _builtins.int
     NEXT_FIELD_NUMBER: _builtins.int
     CHANGED_AT_FIELD_NUMBER: _builtins.int
+    EVIDENCE_GOAL_FIELD_NUMBER: _builtins.int
+    EFFECTS_MISSING_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    EARNED_LEVEL_FIELD_NUMBER: _builtins.int
+    OBSTACLE_FIELD_NUMBER: _builtins.int
+    DEMOTIONS_288_FIELD_NUMBER: _builtins.int
+    UNKNOWN_RUN_FIELD_NUMBER: _builtins.int
     domain: _builtins.str
     """Which."""
     level: _common_pb2.Level.ValueType
@@ -1150,6 +1157,20 @@ class LadderEntry(_message.Message):
     """Waiting for a known TES or a person."""
     next: _builtins.str
     """What would change it."""
+    evidence_goal: _builtins.float
+    """Probation ends at this evidence score."""
+    effects_missing: _builtins.int
+    """How many effects in a row have to hold before the score gets there."""
+    since: _builtins.str
+    """What brought the domain to the level that it earned or was given."""
+    earned_level: _common_pb2.Level.ValueType
+    """That level; it is above `level` only while the manifest gives no right to act."""
+    obstacle: _builtins.str
+    """What in the manifest makes promotion unreachable; empty if nothing does."""
+    demotions_288: _builtins.int
+    """Demotions by the rule in the last 288 pulses; each doubles run_required."""
+    unknown_run: _builtins.int
+    """Pulses in a row whose work has no known TES; three freeze the level."""
     @_builtins.property
     def changed_at(self) -> _timestamp_pb2.Timestamp:
         """When the level last changed."""
@@ -1171,10 +1192,17 @@ class LadderEntry(_message.Message):
         frozen: _builtins.bool = ...,
         next: _builtins.str = ...,
         changed_at: _timestamp_pb2.Timestamp | None = ...,
+        evidence_goal: _builtins.float = ...,
+        effects_missing: _builtins.int = ...,
+        since: _builtins.str = ...,
+        earned_level: _common_pb2.Level.ValueType = ...,
+        obstacle: _builtins.str = ...,
+        demotions_288: _builtins.int = ...,
+        unknown_run: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_mean_12", b"_mean_12", "_tes_last", b"_tes_last", "changed_at", b"changed_at", "mean_12", b"mean_12", "tes_last", b"tes_last"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean_12", b"_mean_12", "_tes_last", b"_tes_last", "changed_at", b"changed_at", "domain", b"domain", "evidence", b"evidence", "failures_20", b"failures_20", "frozen", b"frozen", "level", b"level", "max_level", b"max_level", "mean_12", b"mean_12", "next", b"next", "probation", b"probation", "reason", b"reason", "run", b"run", "run_required", b"run_required", "tes_last", b"tes_last"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean_12", b"_mean_12", "_tes_last", b"_tes_last", "changed_at", b"changed_at", "demotions_288", b"demotions_288", "domain", b"domain", "earned_level", b"earned_level", "effects_missing", b"effects_missing", "evidence", b"evidence", "evidence_goal", b"evidence_goal", "failures_20", b"failures_20", "frozen", b"frozen", "level", b"level", "max_level", b"max_level", "mean_12", b"mean_12", "next", b"next", "obstacle", b"obstacle", "probation", b"probation", "reason", b"reason", "run", b"run", "run_required", b"run_required", "since", b"since", "tes_last", b"tes_last", "unknown_run", b"unknown_run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mean_12: _TypeAlias = _typing.Literal["mean_12"]  # noqa: Y015
     _WhichOneofArgType__mean_12: _TypeAlias = _typing.Literal["_mean_12", b"_mean_12"]  # noqa: Y015
