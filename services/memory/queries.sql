@@ -5,7 +5,8 @@ VALUES (:id, :station_id, :namespace, :origin, :kind, :objective, :domain, :proc
         :occurred_at, :recorded_at, :digest);
 
 -- name: known
-SELECT seq FROM event WHERE id = :id UNION ALL SELECT seq FROM member WHERE id = :id;
+SELECT seq FROM event WHERE id = :id UNION ALL SELECT seq FROM member WHERE id = :id
+UNION ALL SELECT seq FROM retired WHERE id = :id;
 
 -- name: objective_key
 SELECT key FROM objective WHERE text = ?;

@@ -20,6 +20,7 @@ from chassis.rpc.local import LocalChannel
 from chassis.rpc.server import Served, start_server
 from services.memory.memory import Memory
 from services.memory.metrics import MemoryCollector, RecallMeter
+from services.memory.queries import migrations
 from services.memory.servicer import ALLOW, MemoryServicer
 
 NAME = "calyx.memory.v1.MemoryService"
@@ -138,7 +139,7 @@ def test_upkeep_over_the_wire(stub_of: StubMaker, tmp_path: Path) -> None:
     assert operator.Compact(pb.CompactRequest(dry_run=True)).kept == 3
     assert operator.Feedback(pb.FeedbackRequest(id="e-1", useful=True)).labels == 1
     stats = operator.Stats(pb.StatsRequest())
-    assert (stats.experiences, stats.vectors, stats.index, stats.schema_version) == (3, 3, "exact", 2)
+    assert (stats.experiences, stats.vectors, stats.index, stats.schema_version) == (3, 3, "exact", len(migrations()))
     assert stats.verified_at == verdict.verified_at
 
 
