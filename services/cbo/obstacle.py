@@ -1,6 +1,7 @@
 """What in a domain's manifest keeps it from ever being promoted, named so that a person can change it."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from chassis.domains import DomainManifest, Level
 from services.cbo.critique import end_of
@@ -21,7 +22,7 @@ def obstacle(rung: Rung, manifest: DomainManifest, recent: Iterable[Task]) -> st
     if manifest.effects == "irreversible":
         return "its manifest says effects: irreversible, which stops at GUIDE"
     good = [
-        score(end_of(task, "confirmed"), manifest.limits)
+        score(end_of(_as_it_ended(task), "confirmed"), manifest.limits)
         for task in recent
         if task.scored and task.tes is not None and task.stability == 1.0
     ]
@@ -29,3 +30,8 @@ def obstacle(rung: Rung, manifest: DomainManifest, recent: Iterable[Task]) -> st
         return ""
     best = max(good, key=lambda each: each.tes or 0.0)
     return unreachable_because(best, manifest.limits, rung.terms.promote_above)
+
+
+def _as_it_ended(task: Task) -> Task:
+    """A rehearsal that a newer one overtook is `expired` by now, and an effect may be undone; they were good runs."""
+    return replace(task, state="rehearsed" if task.rehearsal else "done")
