@@ -8,9 +8,9 @@ from pathlib import Path
 from chassis.atomic import fsync_dir
 from chassis.clock import Clock
 from chassis.exchange.commits import left_behind, sync_file_system
-from chassis.exchange.folder import Folder, there
+from chassis.exchange.folder import Folder
 from chassis.exchange.manifest import Ack, Manifest, TaskId
-from chassis.exchange.moves import move, names
+from chassis.exchange.moves import folder_of, move, name_of, names, remove, there
 from chassis.exchange.port import Compacted
 
 STEP_BYTES = 32 * 1024 * 1024
@@ -35,7 +35,7 @@ class Compaction:
             self._archive.catch_up()
             shutil.rmtree(self._bin, ignore_errors=True)  # of a step cut short: all of it is in the archive
             fresh: list[tuple[Manifest, Ack]] = []
-            gone: list[tuple[TaskId, Path]] = []
+            gone: list[tuple[TaskId, str]] = []
             size = 0
             for path, task_id in self._due(now - finished):
                 if len(gone) >= limit or size >= STEP_BYTES:
@@ -43,9 +43,9 @@ class Compaction:
                 if not self._archive.holds(task_id):
                     task, ack = self._folder.read_manifest(task_id), self._folder.read_ack(task_id)
                     if task is None or ack is None or self._folder.done(ack) != path:
-                        self._left.add(path.name)
+                        self._left.add(name_of(path))
                         continue
-                    size += (self._folder.record(task_id) / "ack.json").stat().st_size
+                    size += Path(self._folder.ack(task_id)).stat().st_size
                     fresh.append((task, ack))
                 gone.append((task_id, path))
             if fresh:
@@ -55,28 +55,33 @@ class Compaction:
             dropped = self._archive.drop((now - archive).date())
         return Compacted(archived=len(gone), dropped=dropped)
 
-    def _due(self, before: datetime) -> Iterator[tuple[Path, TaskId]]:
-        for day in names(self._folder.root / "done"):
+    def _due(self, before: datetime) -> Iterator[tuple[str, TaskId]]:
+        done = f"{self._folder.at}/done"
+        for day in names(done):
             if day >= before.strftime("%Y%m%d"):
                 return
-            for name in names(self._folder.root / "done" / day):
-                path = self._folder.root / "done" / day / name
+            for name in names(f"{done}/{day}"):
+                path = f"{done}/{day}/{name}"
                 place = None if name in self._left else self._folder.parse("done", path)
                 if place is not None:
                     yield path, place.task_id
 
-    def _remove(self, gone: list[tuple[TaskId, Path]]) -> None:
-        """Records first, durably: one without its file in done would no longer be believed."""
+    def _remove(self, gone: list[tuple[TaskId, str]]) -> None:
+        """Records first, durably: an ack without the file in done would no longer be believed.
+
+        The task's goes before its ack's: whoever sees no task looks into the archive.
+        """
         self._bin.mkdir(exist_ok=True)
         for task_id, _ in gone:
+            remove(self._folder.task(task_id))
             record = self._folder.record(task_id)
             if there(record):
                 move(record, self._bin / task_id)
         sync_file_system(self._folder.root)
         for _, path in gone:
-            path.unlink(missing_ok=True)
-        for day in {path.parent for _, path in gone}:
+            remove(path)
+        for day in {folder_of(path) for _, path in gone}:
             if not names(day):
-                day.rmdir()
+                Path(day).rmdir()
         fsync_dir(self._folder.root / "done")
         shutil.rmtree(self._bin)

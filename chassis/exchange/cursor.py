@@ -3,7 +3,6 @@
 import threading
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 
 from chassis.exchange.moves import names
 
@@ -17,7 +16,7 @@ class Cursor:
     Higher priorities lie in folders of their own, which are asked first.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str) -> None:
         self._folder = folder
         self._left: deque[str] = deque()
         self._lock = threading.Lock()

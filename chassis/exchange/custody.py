@@ -5,7 +5,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from chassis.exchange import rules
 from chassis.exchange.commits import Commits, Record
 from chassis.exchange.cursor import Cursor
 from chassis.exchange.dependants import Dependants
-from chassis.exchange.folder import MAX_ACK_BYTES, Folder, Place, Ungranted, move_into, there
+from chassis.exchange.folder import MAX_ACK_BYTES, Folder, Place, Ungranted
 from chassis.exchange.manifest import TASK_ID, Ack, AckStatus, Manifest, TaskId
-from chassis.exchange.moves import Unfit, names, read_regular, remove, write_new
+from chassis.exchange.moves import Unfit, folder_of, move_into, name_of, names, read_regular, remove, there, write_new
 from chassis.exchange.port import Claim, Holder
 from chassis.killswitch import KillSwitch
 
@@ -36,17 +36,19 @@ class Custody:
         commits: Commits,
     ) -> None:
         self._folder, self._clock, self._kill_switch, self._alive = folder, clock, kill_switch, alive
-        self._root, self._commits = folder.root, commits
+        self._at, self._commits = folder.at, commits
         self._dependants = Dependants(folder, self._go_on)
         self._turns = [threading.RLock() for _ in range(64)]
         self._no_undo: set[str] = set()  # names seen while the kill switch was engaged
-        self._cursors: dict[Path, Cursor] = {}
+        self._beside: set[str] = set()  # claims that something of ours lies beside
+        self._cursors: dict[str, Cursor] = {}
 
     def give_back(self, worker: str) -> None:
         """The worker is dead for certain: publish the acks it had committed, return the rest at once."""
         self.finish_acks(worker)
-        for name in names(self._root / "claimed" / worker):
-            place = self._folder.parse("claimed", self._root / "claimed" / worker / name)
+        folder = f"{self._at}/claimed/{worker}"
+        for name in names(folder):
+            place = self._folder.parse("claimed", f"{folder}/{name}")
             if place is not None:
                 self.send_back(place, "its holder is gone", 0.0)
 
@@ -58,15 +60,15 @@ class Custody:
         if len(self._no_undo) > 200_000:
             self._no_undo.clear()
         for priority in self._folder.priorities(pool):
-            folder = self._root / "ready" / pool / priority
+            folder = f"{self._at}/ready/{pool}/{priority}"
             for name in self._cursors.setdefault(folder, Cursor(folder)).names():
                 if stopped is None:
                     stopped = self._kill_switch.engaged()
                 if stopped and name in self._no_undo:
                     continue
-                place = self._folder.parse("ready", folder / name)
+                place = self._folder.parse("ready", f"{folder}/{name}")
                 if place is None:
-                    self._folder.set_aside(folder / name, "its name is no task's")
+                    self._folder.set_aside(f"{folder}/{name}", "its name is no task's")
                 elif not stopped or self._is_undo(place):
                     claims += self._take(place, pool, worker, holder)
                     if len(claims) >= n:
@@ -88,11 +90,11 @@ class Custody:
 
     def _is_undo(self, place: Place) -> bool:
         try:
-            undo = bool(self._folder.genuine(place, place.path.parent.parent.name).undo_of)
+            undo = bool(self._folder.genuine(place, name_of(folder_of(folder_of(place.path)))).undo_of)
         except (Unfit, FileNotFoundError):
             return False
         if not undo:
-            self._no_undo.add(place.path.name)
+            self._no_undo.add(name_of(place.path))
         return undo
 
     def _take(self, place: Place, pool: str, worker: str, holder: Holder | None) -> list[Claim]:
@@ -109,15 +111,16 @@ class Custody:
         manifest = self.genuine(taken, pool)
         if manifest is None:
             return []
-        if manifest.priority != int(place.path.parent.name[1:]):
+        if manifest.priority != int(place.folder[1:]):
             self.bury(taken, "found under another priority than its own")
             return []
         if self.expired(manifest):
             self.answer(taken, manifest, "expired", "its time ran out before anyone took it")
             return []
         if holder is not None:
-            remove(mine.with_suffix(".holder"))
-            write_new(mine.with_suffix(".holder"), canonical_json(asdict(holder)))
+            remove(taken.beside("holder"))
+            write_new(taken.beside("holder"), canonical_json(asdict(holder)))
+            self._beside.add(mine)
         return [Claim(manifest=manifest, epoch=place.epoch, worker=worker)]
 
     def genuine(self, place: Place, pool: str | None = None) -> Manifest | None:
@@ -134,12 +137,13 @@ class Custody:
 
     def bury(self, place: Place, reason: str) -> None:
         self._folder.bury(place, reason)
-        self._tidy(place)
+        self._tidy(place.path)
 
-    def _tidy(self, place: Place) -> None:
+    def _tidy(self, held: str) -> None:
         """Remove what lay beside a claim that is no more."""
-        for suffix in (".hb", ".holder"):
-            remove(place.path.with_suffix(suffix))
+        for kind in ("hb", "holder"):
+            remove(f"{held.removesuffix('claimed')}{kind}")
+        self._beside.discard(held)
 
     def expired(self, manifest: Manifest) -> bool:
         now = self._clock.now()
@@ -156,8 +160,10 @@ class Custody:
     def heartbeat(self, claim: Claim) -> None:
         """Move the counter beside the claim. It needs no fsync: a power cut ends the holder too."""
         task_id = claim.manifest.task_id
-        if not there(self._folder.claimed(claim.worker, task_id, claim.epoch)):
+        held = self._folder.claimed(claim.worker, task_id, claim.epoch)
+        if not there(held):
             raise LeaseLost(f"task {task_id} is no longer held at epoch {claim.epoch}")
+        self._beside.add(held)
         beat = self._folder.claimed(claim.worker, task_id, claim.epoch, "hb")
         fd = os.open(beat, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
@@ -175,61 +181,61 @@ class Custody:
     def ack_many(self, answers: Sequence[tuple[Claim, Ack]]) -> list[CalyxError | OSError | None]:
         """The rename to done is the fence; what passed it is promised in the log, and only then published and told."""
         refused: list[CalyxError | OSError | None] = [None] * len(answers)
-        passed: dict[int, tuple[Path, bytes]] = {}
+        passed: list[_Passed] = []
         with contextlib.ExitStack() as turns:
             for turn in sorted({hash(ack.task_id) % len(self._turns) for _, ack in answers}):
                 turns.enter_context(self._turns[turn])
             for index, (claim, ack) in enumerate(answers):
                 try:
-                    passed[index] = self._fence(claim, ack)
+                    passed.append(self._fence(index, claim, ack))
                 except (CalyxError, OSError) as error:
                     refused[index] = error
             if passed:
-                self._promise([(index, answers[index][1], *passed[index]) for index in passed], answers, refused)
-        for index in passed:
-            if refused[index] is None:
-                self._dependants.ended(answers[index][1].task_id)
+                self._promise(passed, refused)
+        for each in passed:
+            if refused[each.index] is None:
+                self._dependants.ended(each.ack.task_id)
         return refused
 
-    def _fence(self, claim: Claim, ack: Ack) -> tuple[Path, bytes]:
+    def _fence(self, index: int, claim: Claim, ack: Ack) -> "_Passed":
         """From here on nobody else can end the task. Raises LeaseLost, AlreadyAcked, OSError: nothing has changed."""
         task_id = claim.manifest.task_id
         if (ack.task_id, ack.epoch) != (task_id, claim.epoch):
             raise InvalidInput("the ack names another task or epoch than the claim")
-        held = self._folder.claimed(claim.worker, task_id, claim.epoch)
+        held, done = self._folder.claimed(claim.worker, task_id, claim.epoch), self._folder.done(ack)
         pending, body = self._folder.claimed(claim.worker, task_id, claim.epoch, "ack"), canonical_json(ack.to_json())
         if not there(held):
-            if there(pending) and there(self._folder.done(ack)):
+            if there(pending) and there(done):
                 self._finish(pending)  # it passed, but could not be published then
             raise self._not_ours(task_id, claim.epoch)
         self._commits.ready(len(body))
-        remove(pending)  # of an attempt that failed before the fence
-        write_new(pending, body)
         try:
-            move_into(held, self._folder.done(ack))
+            write_new(pending, body)
+        except FileExistsError:
+            remove(pending)  # of an attempt that failed before the fence
+            write_new(pending, body)
+        try:
+            move_into(held, done)
         except FileNotFoundError:
             remove(pending)
             raise self._not_ours(task_id, claim.epoch) from None
-        return pending, body
+        return _Passed(index=index, ack=ack, held=held, done=done, pending=pending, body=body)
 
-    def _promise(
-        self,
-        passed: Sequence[tuple[int, Ack, Path, bytes]],
-        answers: Sequence[tuple[Claim, Ack]],
-        refused: list[CalyxError | OSError | None],
-    ) -> None:
+    def _promise(self, passed: Sequence["_Passed"], refused: list[CalyxError | OSError | None]) -> None:
         try:
-            with self._commits.promise([Record(kind="A", body=body) for *_, body in passed]):
-                for index, ack, pending, body in passed:
+            with self._commits.promise([Record(kind="A", body=each.body) for each in passed]):
+                for each in passed:
                     try:
-                        self._publish_ack(pending, ack, body)
+                        self._publish_ack(each.pending, each.ack, each.body)
+                        if each.held in self._beside:
+                            self._tidy(each.held)
                     except OSError as error:
-                        refused[index] = error  # it is kept, and the next sweep publishes it
+                        refused[each.index] = error  # it is kept, and the next sweep publishes it
         except OSError as error:
-            for index, ack, _, _ in passed:
-                claim, refused[index] = answers[index][0], error
+            for each in passed:
+                refused[each.index] = error
                 with contextlib.suppress(OSError):  # still ours, and not answered: it can be tried again
-                    move_into(self._folder.done(ack), self._folder.claimed(claim.worker, ack.task_id, ack.epoch))
+                    move_into(each.done, each.held)
 
     def _not_ours(self, task_id: TaskId, epoch: int) -> CalyxError:
         known = self._folder.read_ack(task_id)
@@ -237,26 +243,27 @@ class Custody:
             return AlreadyAcked(f"task {task_id} has its ack ({known.status}); this one was not recorded")
         return LeaseLost(f"task {task_id} is no longer held at epoch {epoch}; nothing was recorded")
 
-    def _publish_ack(self, pending: Path, ack: Ack, body: bytes) -> None:
-        answer = self._folder.record(ack.task_id) / "ack.json"
-        while not self._same(answer, body):
+    def _publish_ack(self, pending: str, ack: Ack, body: bytes) -> None:
+        """What another process put beside the claim, or a mark to cancel it, is left to the next sweep."""
+        answer = self._folder.ack(ack.task_id)
+        while True:
             try:
                 move_into(pending, answer)
-                break
-            except FileExistsError:  # we passed the fence, so this is another hand's
+                return
+            except FileExistsError:
+                if self._same(answer, body):
+                    remove(pending)
+                    return
+                # We passed the fence, so this is another hand's.
                 self._folder.set_aside(answer, "an ack by somebody who did not hold the task")
             except FileNotFoundError:
                 known = self._folder.read_ack(ack.task_id)  # the reaper finished it for us
                 if known is None or (known.agent, known.epoch) != (ack.agent, ack.epoch):
                     raise
-                break
-        beside = str(pending).removesuffix("ack")
-        for each in (pending, f"{beside}hb", f"{beside}holder"):
-            remove(each)
-        remove(self._folder.cancel(ack.task_id))
+                return
 
     @staticmethod
-    def _same(known: Path, body: bytes) -> bool:
+    def _same(known: str, body: bytes) -> bool:
         try:
             return read_regular(known, MAX_ACK_BYTES) == body
         except (Unfit, FileNotFoundError, NotADirectoryError):
@@ -264,20 +271,21 @@ class Custody:
 
     def finish_acks(self, worker: str) -> None:
         """Publish acks whose task is past the fence; drop those whose claim was lost."""
-        for name in names(self._root / "claimed" / worker):
-            pending = self._root / "claimed" / worker / name
-            if name.endswith(".ack") and not there(pending.with_suffix(".claimed")):
+        folder = f"{self._at}/claimed/{worker}"
+        for name in names(folder):
+            pending = f"{folder}/{name}"
+            if name.endswith(".ack") and not there(f"{pending.removesuffix('ack')}claimed"):
                 with contextlib.suppress(FileNotFoundError):
                     self._finish(pending)
 
-    def _finish(self, pending: Path) -> None:
+    def _finish(self, pending: str) -> None:
         try:
             body = read_regular(pending, MAX_ACK_BYTES)
             ack = Ack.from_json(json.loads(body))
         except (Unfit, InvalidInput, ValueError, RecursionError):
             self._folder.set_aside(pending, "an unreadable ack")
             return
-        if pending.name != f"{ack.task_id}.e{ack.epoch}.ack":
+        if name_of(pending) != f"{ack.task_id}.e{ack.epoch}.ack":
             self._folder.set_aside(pending, "an ack under another task's name")
         elif there(self._folder.done(ack)):
             with self._commits.promise([Record(kind="A", body=body)]):
@@ -331,15 +339,15 @@ class Custody:
     def next_epoch(self, place: Place, manifest: Manifest, not_before: datetime | None, reason: str) -> bool:
         """The mark of the new epoch is durable before the task moves, so that an older file is never taken for it."""
         epoch = place.epoch + 1
-        record = self._folder.record(place.task_id)
+        record = self._folder.open_record(place.task_id)
         write_json(record / f"e{epoch}", {"not_before": iso(not_before) if not_before else None, "reason": reason})
         target = self._folder.later(place.task_id, epoch) if not_before else self._folder.ready(manifest, epoch)
         try:
             move_into(place.path, target)
         except FileNotFoundError:
             return False
-        fsync_dir(target.parent)
-        self._tidy(place)
+        fsync_dir(Path(target).parent)
+        self._tidy(place.path)
         return True
 
     def put(self, place: Place, manifest: Manifest, *, durable: bool = True, ended: rules.EndOf | None = None) -> bool:
@@ -358,7 +366,7 @@ class Custody:
         except FileNotFoundError:
             return False
         if durable:
-            fsync_dir(target.parent)
+            fsync_dir(Path(target).parent)
         if placement.state == "waiting":
             self._dependants.watch(manifest)
         return True
@@ -379,7 +387,19 @@ class Custody:
                 move_into(place.path, mine)
             except (FileNotFoundError, FileExistsError):
                 return False
-        self._tidy(place)
+        self._tidy(place.path)
         claim = Claim(manifest=manifest, epoch=place.epoch, worker=rules.EXCHANGE)
         self.ack(claim, rules.answer(manifest, place.epoch, status, reason, self._clock.now()))
         return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Passed:
+    """An ack whose task is in done, not promised yet; `index` among those asked for together."""
+
+    index: int
+    ack: Ack
+    held: str
+    done: str
+    pending: str
+    body: bytes

@@ -5,11 +5,10 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 
-from chassis.exchange.folder import Folder, there
+from chassis.exchange.folder import Folder
 from chassis.exchange.manifest import Manifest, TaskId
-from chassis.exchange.moves import names
+from chassis.exchange.moves import folder_of, names, remove, there
 
 
 class Dependants:
@@ -21,7 +20,7 @@ class Dependants:
 
     def __init__(self, folder: Folder, go_on: Callable[[TaskId, Manifest], None]) -> None:
         self._folder, self._go_on = folder, go_on
-        self._root = folder.root / "awaited"
+        self._root = f"{folder.at}/awaited"
         self._turn = threading.local()
         self.lately: deque[TaskId] = deque(maxlen=20_000)
 
@@ -30,7 +29,7 @@ class Dependants:
         for dependency in reversed(manifest.dependencies):
             if self._folder.ended(dependency) is not None:
                 continue
-            mark = self._root / dependency / manifest.task_id
+            mark = f"{self._root}/{dependency}/{manifest.task_id}"
             _set(mark)
             if self._folder.ended(dependency) is None:
                 return  # whoever ends it from now on finds the mark
@@ -52,16 +51,17 @@ class Dependants:
             self._turn.queue = None
 
     def _look_again(self, dependency: TaskId) -> None:
-        folder = self._root / dependency
-        waiting = names(folder)
-        for name in waiting:
-            _drop(folder / name)
+        folder = f"{self._root}/{dependency}"
+        if not there(folder):
+            return
+        for name in names(folder):
+            _drop(f"{folder}/{name}")
             if there(self._folder.waiting(name)):
                 manifest = self._folder.read_manifest(name)
                 if manifest is not None:
                     self.watch(manifest)
-        with contextlib.suppress(OSError):  # never there, or a newcomer's mark is in it
-            folder.rmdir()
+        with contextlib.suppress(OSError):  # a newcomer's mark is in it
+            os.rmdir(folder)  # noqa: PTH106 - it is a text
 
     def sweep(self) -> None:
         """Marks at what has ended meanwhile: whoever ended it was cut short."""
@@ -70,18 +70,18 @@ class Dependants:
                 self.ended(TaskId(dependency))
 
 
-def _set(mark: Path) -> None:
+def _set(mark: str) -> None:
     for _ in range(100):
         try:
             os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644))
             return
         except FileNotFoundError:
             with contextlib.suppress(OSError):
-                mark.parent.mkdir()  # whoever looks through it may be removing it right now
+                os.mkdir(folder_of(mark))  # noqa: PTH102 - its folder is a text; whoever looks through it may be removing it right now
         except OSError:
             return  # a full disk, or something in the way: the sweep will do it
 
 
-def _drop(mark: Path) -> None:
+def _drop(mark: str) -> None:
     with contextlib.suppress(OSError):
-        mark.unlink()
+        remove(mark)

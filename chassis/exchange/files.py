@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -14,9 +15,18 @@ from chassis.exchange import rules
 from chassis.exchange.commits import Commits, Kind, Record
 from chassis.exchange.compaction import Compaction
 from chassis.exchange.custody import Custody
-from chassis.exchange.folder import Folder, Place, move_into, there
+from chassis.exchange.folder import Folder, Place
 from chassis.exchange.manifest import TASK_ID, Ack, AckStatus, Manifest, TaskId
-from chassis.exchange.moves import Unfit, names, refuse_network_file_system, write_new
+from chassis.exchange.moves import (
+    Unfit,
+    link,
+    move_into,
+    names,
+    refuse_network_file_system,
+    remove,
+    there,
+    write_new,
+)  # fmt: skip
 from chassis.exchange.port import Claim, Compacted, Exchange, Holder, Receipt, Swept, TaskState, TaskView
 from chassis.exchange.reaper import Reaper
 from chassis.exchange.recovery import Recovery
@@ -40,7 +50,7 @@ class FilesExchange(Exchange):
         kill_switch: KillSwitch,
         lease_seconds: float = 30.0,
     ) -> None:
-        self._root = root
+        self._root, self._lock = root, f"{root}/tmp/.lock"  # noqa: S108 - the exchange's own folder
         self._folder = Folder(root, verifier)
         refuse_network_file_system(root)
         self._slots = Slots(root / "workers")
@@ -97,9 +107,12 @@ class FilesExchange(Exchange):
     @contextlib.contextmanager
     def _intake(self, how: int) -> Iterator[None]:
         """Submitters share it; who takes back what a killed one had staged has it alone."""
-        with (self._root / "tmp" / ".lock").open("a") as lock:
+        lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
             fcntl.flock(lock, how)
             yield
+        finally:
+            os.close(lock)
 
     def _take_back_all(self, how: int) -> None:
         """What was promised before its process died is published, the rest is taken back."""
@@ -107,37 +120,33 @@ class FilesExchange(Exchange):
             self._recovery.run()
             for name in names(self._root / "tmp"):
                 if name.endswith(".tmp"):
-                    self._take_back(self._root / "tmp" / name)
+                    self._take_back(TaskId(name.removesuffix(".tmp")))
 
-    def _take_back(self, staged: Path) -> None:
-        record = self._folder.record(staged.name.removesuffix(".tmp"))
+    def _take_back(self, task_id: TaskId) -> None:
+        staged, task = self._folder.staged(task_id), self._folder.task(task_id)
         with contextlib.suppress(FileNotFoundError):
-            published = staged.lstat().st_nlink > 2  # only where moving had to be link + unlink
-            if not published and (record / "task.json").samefile(staged):
-                (record / "task.json").unlink()
-        try:
-            staged.unlink(missing_ok=True)
-        except IsADirectoryError:
+            found, known = os.lstat(staged), os.lstat(task)
+            published = found.st_nlink > 2  # only where moving had to be link + unlink
+            if not published and (found.st_dev, found.st_ino) == (known.st_dev, known.st_ino):
+                remove(task)
+        remove(staged)
+        if there(staged):
             self._folder.set_aside(staged, "no task's file")
 
     def _refuse(self, manifest: Manifest, why: CalyxError) -> CalyxError:
         """Promised, but not published: take the promise back as well, so that no replay publishes it."""
-        self._take_back(self._folder.staged(manifest.task_id))
+        self._take_back(manifest.task_id)
         with contextlib.suppress(OSError), self._commits.promise([Record(kind="R", body=manifest.task_id.encode())]):
             pass
         return why
 
     def _stage(self, manifest: Manifest, body: bytes) -> None:
-        staged, record = self._folder.staged(manifest.task_id), self._folder.record(manifest.task_id)
+        staged = self._folder.staged(manifest.task_id)
         write_new(staged, body)
         try:
-            try:
-                (record / "task.json").hardlink_to(staged)
-            except FileNotFoundError:
-                record.mkdir(parents=True, exist_ok=True)
-                (record / "task.json").hardlink_to(staged)
+            link(staged, self._folder.task(manifest.task_id))
         except OSError:
-            staged.unlink()
+            remove(staged)
             raise
 
     def _publish_all(self, staged: Sequence[tuple[int, Manifest]], hold: bool) -> dict[int, Receipt | Exception]:
@@ -220,7 +229,7 @@ class FilesExchange(Exchange):
 
     def _hold(self, place: Place, _manifest: Manifest) -> bool:
         target = move_into(place.path, self._folder.held(place.task_id, place.epoch))
-        fsync_dir(target.parent)
+        fsync_dir(Path(target).parent)
         return True
 
     def release(self, task_id: TaskId) -> bool:
@@ -240,8 +249,8 @@ class FilesExchange(Exchange):
         def end(place: Place, manifest: Manifest) -> bool:
             if place.state != "claimed":
                 return self._custody.answer(place, manifest, "cancelled", reason)
-            write_whole(self._folder.cancel(task_id), reason.encode(errors="replace"))
-            return not there(self._folder.record(task_id) / "ack.json")
+            write_whole(Path(self._folder.cancel(task_id)), reason.encode(errors="replace"))
+            return not there(self._folder.ack(task_id))
 
         return self._move_on(task_id, ("ready", "waiting", "held", "claimed"), end)
 
@@ -249,7 +258,7 @@ class FilesExchange(Exchange):
         """Find the task and act on it where it lies; look again if it moved meanwhile."""
         for _ in range(10):
             manifest = self._folder.read_manifest(task_id) if TASK_ID.fullmatch(task_id) else None
-            if manifest is None or there(self._folder.record(task_id) / "ack.json"):
+            if manifest is None or there(self._folder.ack(task_id)):
                 return False
             place = self._folder.find(task_id, manifest, self._folder.epoch(task_id))
             if place is not None and place.state not in states:

@@ -13,21 +13,33 @@ from pathlib import Path
 from chassis.atomic import fsync_dir, write_json
 from chassis.canonical import canonical_json
 from chassis.clock import iso, parse_iso
-from chassis.errors import InvalidInput, Unavailable
+from chassis.errors import InvalidInput
 from chassis.exchange import rules
 from chassis.exchange.archive import Archive
 from chassis.exchange.manifest import MAX_MANIFEST_BYTES, TASK_ID, Ack, AckStatus, Manifest, TaskId
-from chassis.exchange.moves import Unfit, move, names, read_regular, spread
+from chassis.exchange.moves import (
+    Unfit,
+    folder_of,
+    link,
+    move,
+    name_of,
+    names,
+    read_identified,
+    read_regular,
+    spread,
+    there,
+)  # fmt: skip
 from chassis.exchange.port import TaskState
 
 FOLDERS = (
-    "inbox", "tmp", "log", "waiting", "awaited", "held", "ready", "claimed", "done", "acks", "dead", "cancel",
+    "inbox", "tmp", "log", "tasks", "waiting", "awaited", "held", "ready", "claimed", "done", "acks", "dead", "cancel",
     "workers",
 )  # fmt: skip
 MAX_ACK_BYTES = 16 * 1024 * 1024
 
 _MARK = re.compile(r"e[1-9]\d{0,8}")
 _NAME = re.compile(r"(?P<id>.+)\.e(?P<epoch>[1-9]\d{0,8})\.(?P<kind>[a-z]+)")
+_PRIORITY = re.compile(r"p\d")
 _KINDS = {
     "waiting": "later", "held": "held", "ready": "ready", "claimed": "claimed", "done": "done", "dead": "quarantine",
 }  # fmt: skip
@@ -43,24 +55,33 @@ class Place:
     state: TaskState
     task_id: TaskId
     epoch: int
-    path: Path
+    path: str
 
     @property
     def later(self) -> bool:
         """Waiting for a time, not for dependencies."""
-        return self.path.name.endswith(".later")
+        return self.path.endswith(".later")
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder it lies in: a worker, a priority."""
+        return name_of(folder_of(self.path))
+
+    def beside(self, kind: str) -> str:
+        """What lies beside a claim: hb (heartbeat counter), holder (its process) or ack (before it is published)."""
+        return f"{self.path.removesuffix('claimed')}{kind}"
 
 
 class Folder:
     """Paths, names and identity of the task files under one exchange root.
 
-    A task is one inode: the same file is linked as `acks/<2 hex>/<id>/task.json` (the record, which outlives
-    the task) and moved by rename from state to state. A copy has another inode and is never taken for the task.
+    A task is one inode: the same file is linked as `tasks/<id>.json` (the record, which outlives the task) and
+    moved by rename from state to state. A copy has another inode and is never taken for the task. What becomes of
+    it lies in `acks/<2 hex>/<id>/`: a mark for each later epoch, and the ack. Until then that folder is not there.
     """
 
     def __init__(self, root: Path, valid: Callable[[Manifest], bool]) -> None:
-        self.root, self._valid = root, valid
-        self._at = str(root)  # paths are made from one text: half a dozen joins a task were a tenth of its cost
+        self.root, self.at, self._valid = root, str(root), valid
         self._good: dict[TaskId, AckStatus] = {}
         if not (root / FOLDERS[0]).exists():
             root.mkdir(parents=True, exist_ok=True)
@@ -69,25 +90,40 @@ class Folder:
             (root / name).mkdir(parents=True, exist_ok=True)
         self.archive = Archive(root)
 
-    def record(self, task_id: str) -> Path:
-        return Path(f"{self._at}/acks/{_shelf(task_id)}/{task_id}")
+    def task(self, task_id: str) -> str:
+        return f"{self.at}/tasks/{task_id}.json"
+
+    def record(self, task_id: str) -> str:
+        return f"{self.at}/acks/{_shelf(task_id)}/{task_id}"
+
+    def open_record(self, task_id: str) -> Path:
+        """The folder of what becomes of a task, durably there."""
+        folder = Path(self.record(task_id))
+        if not there(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            fsync_dir(folder.parent)
+            fsync_dir(folder.parent.parent)
+        return folder
+
+    def ack(self, task_id: str) -> str:
+        return f"{self.at}/acks/{_shelf(task_id)}/{task_id}/ack.json"
 
     def known(self, task_id: TaskId) -> bool:
         """Was this id ever given out? It then never is again. What is only staged is not known yet."""
-        if there(self.record(task_id) / "task.json"):
+        if there(self.task(task_id)):
             return not there(self.staged(task_id))
-        return self.compacted(task_id)
+        return self.archive.holds(task_id)
 
     def compacted(self, task_id: TaskId) -> bool:
         """Is its record gone because the task ended long ago?"""
-        return not there(self.record(task_id) / "task.json") and self.archive.holds(task_id)
+        return not there(self.task(task_id)) and self.archive.holds(task_id)
 
     def ended(self, task_id: TaskId) -> AckStatus | None:
         """How the task ended; None while it has no ack. A good end is remembered, it can't change any more."""
         known = self._good.get(task_id)
         if known is not None:
             return known
-        if not there(self.record(task_id) / "ack.json") and not self.compacted(task_id):
+        if not there(self.ack(task_id)) and not self.compacted(task_id):
             return None
         ack = self.read_ack(task_id)
         if ack is None:
@@ -102,35 +138,35 @@ class Folder:
         """Where a task that is new belongs. One whose dependency failed is answered when it is looked at next."""
         return "ready" if rules.place(manifest, self.ended).state == "ready" else "waiting"
 
-    def staged(self, task_id: str) -> Path:
-        return Path(f"{self._at}/tmp/{task_id}.tmp")  # noqa: S108 - the exchange's own folder, not /tmp
+    def staged(self, task_id: str) -> str:
+        return f"{self.at}/tmp/{task_id}.tmp"  # noqa: S108 - the exchange's own folder, not /tmp
 
-    def waiting(self, task_id: str) -> Path:
-        return Path(f"{self._at}/waiting/{task_id}.waiting")
+    def waiting(self, task_id: str) -> str:
+        return f"{self.at}/waiting/{task_id}.waiting"
 
-    def later(self, task_id: str, epoch: int) -> Path:
-        return self.root / "waiting" / f"{task_id}.e{epoch}.later"
+    def later(self, task_id: str, epoch: int) -> str:
+        return f"{self.at}/waiting/{task_id}.e{epoch}.later"
 
-    def held(self, task_id: str, epoch: int) -> Path:
-        return self.root / "held" / f"{task_id}.e{epoch}.held"
+    def held(self, task_id: str, epoch: int) -> str:
+        return f"{self.at}/held/{task_id}.e{epoch}.held"
 
-    def ready(self, manifest: Manifest, epoch: int) -> Path:
-        return Path(f"{self._at}/ready/{manifest.owner}/p{manifest.priority}/{manifest.task_id}.e{epoch}.ready")
+    def ready(self, manifest: Manifest, epoch: int) -> str:
+        return f"{self.at}/ready/{manifest.owner}/p{manifest.priority}/{manifest.task_id}.e{epoch}.ready"
 
-    def claimed(self, worker: str, task_id: str, epoch: int, kind: str = "claimed") -> Path:
-        """`kind`: claimed, hb (heartbeat counter), holder (its process) or ack (the ack before it is published)."""
-        return Path(f"{self._at}/claimed/{worker}/{task_id}.e{epoch}.{kind}")
+    def claimed(self, worker: str, task_id: str, epoch: int, kind: str = "claimed") -> str:
+        """`kind` as in `Place.beside`."""
+        return f"{self.at}/claimed/{worker}/{task_id}.e{epoch}.{kind}"
 
-    def done(self, ack: Ack) -> Path:
-        return Path(f"{self._at}/done/{ack.ended_at:%Y%m%d}/{ack.task_id}.e{ack.epoch}.done")
+    def done(self, ack: Ack) -> str:
+        return f"{self.at}/done/{ack.ended_at:%Y%m%d}/{ack.task_id}.e{ack.epoch}.done"
 
-    def dead(self, task_id: str, epoch: int) -> Path:
-        return self.root / "dead" / f"{task_id}.e{epoch}.quarantine"
+    def dead(self, task_id: str, epoch: int) -> str:
+        return f"{self.at}/dead/{task_id}.e{epoch}.quarantine"
 
-    def cancel(self, task_id: str) -> Path:
-        return Path(f"{self._at}/cancel/{task_id}")
+    def cancel(self, task_id: str) -> str:
+        return f"{self.at}/cancel/{task_id}"
 
-    def target(self, state: TaskState, manifest: Manifest, epoch: int) -> Path:
+    def target(self, state: TaskState, manifest: Manifest, epoch: int) -> str:
         """Where a task that nobody holds goes. Only a first epoch can wait for dependencies."""
         if state == "held":
             return self.held(manifest.task_id, epoch)
@@ -140,15 +176,16 @@ class Folder:
 
     def finished(self) -> set[TaskId]:
         """Ids of what lies in done and has not been compacted."""
-        days = names(self.root / "done")
-        found = (_NAME.fullmatch(name) for day in days for name in names(self.root / "done" / day))
+        days = names(f"{self.at}/done")
+        found = (_NAME.fullmatch(name) for day in days for name in names(f"{self.at}/done/{day}"))
         return {TaskId(each["id"]) for each in found if each is not None}
 
-    def parse(self, state: TaskState, path: Path) -> Place | None:
+    def parse(self, state: TaskState, path: str) -> Place | None:
         """The place a file name means in this state's folder, None for a name that means none."""
-        task_id, epoch = path.name.removesuffix(".waiting"), 1
-        if state != "waiting" or task_id == path.name:
-            found = _NAME.fullmatch(path.name)
+        name = name_of(path)
+        task_id, epoch = name.removesuffix(".waiting"), 1
+        if state != "waiting" or task_id == name:
+            found = _NAME.fullmatch(name)
             if found is None or found["kind"] != _KINDS.get(state):
                 return None
             task_id, epoch = found["id"], int(found["epoch"])
@@ -157,32 +194,32 @@ class Folder:
         return Place(state=state, task_id=TaskId(task_id), epoch=epoch, path=path)
 
     def holders(self) -> list[str]:
-        return names(self.root / "claimed")
+        return names(f"{self.at}/claimed")
 
-    def folders(self, state: TaskState) -> list[Path]:
+    def folders(self, state: TaskState) -> list[str]:
         if state == "ready":
-            return [self.root / "ready" / p / q for p in names(self.root / "ready") for q in self.priorities(p)]
+            return [f"{self.at}/ready/{pool}/{p}" for pool in names(f"{self.at}/ready") for p in self.priorities(pool)]
         if state == "claimed":
-            return [self.root / "claimed" / worker for worker in self.holders()]
-        return [self.root / state]
+            return [f"{self.at}/claimed/{worker}" for worker in self.holders()]
+        return [f"{self.at}/{state}"]
 
-    def each(self, state: TaskState) -> Iterator[Path]:
+    def each(self, state: TaskState) -> Iterator[str]:
         """Every entry of a state's folders, task or not, in order."""
         for folder in self.folders(state):
             for name in names(folder):
                 if not (state == "claimed" and name.endswith(BESIDE)) and not name.endswith(".reason.json"):
-                    yield folder / name
+                    yield f"{folder}/{name}"
 
     def priorities(self, pool: str) -> list[str]:
         """The priority folders of a pool, highest first."""
-        return [p for p in reversed(names(self.root / "ready" / pool)) if re.fullmatch(r"p\d", p)]
+        return [p for p in reversed(names(f"{self.at}/ready/{pool}")) if _PRIORITY.fullmatch(p)]
 
     def find(self, task_id: TaskId, manifest: Manifest, epoch: int) -> Place | None:
         """Where the task lies now, among the places it can be in at this epoch (or the one before)."""
         for at in (epoch, epoch - 1):
             if at < 1:
                 continue
-            places: list[tuple[TaskState, Path]] = [
+            places: list[tuple[TaskState, str]] = [
                 ("held", self.held(task_id, at)),
                 ("waiting", self.later(task_id, at)),
                 ("ready", self.ready(manifest, at)),
@@ -199,8 +236,8 @@ class Folder:
     def passed(self, task_id: TaskId, epoch: int) -> bool:
         """Does the task lie in done, its ack perhaps not published yet?"""
         return any(
-            there(self.root / "done" / day / f"{task_id}.e{at}.done")
-            for day in names(self.root / "done")
+            there(f"{self.at}/done/{day}/{task_id}.e{at}.done")
+            for day in names(f"{self.at}/done")
             for at in {max(1, epoch - 1), epoch}
         )
 
@@ -213,12 +250,12 @@ class Folder:
 
         A task that was acked has passed the fence, so its own file lies in done.
         """
-        path = self.record(task_id) / "ack.json"
+        path = self.ack(task_id)
         try:
             ack = Ack.from_json(json.loads(read_regular(path, MAX_ACK_BYTES)))
             why = ""
         except (FileNotFoundError, NotADirectoryError):
-            archived = None if there(path.with_name("task.json")) else self.archive.find(TaskId(task_id))
+            archived = None if there(self.task(task_id)) else self.archive.find(TaskId(task_id))
             return archived.ack if archived is not None else None
         except (InvalidInput, ValueError, RecursionError):
             ack, why = None, "it can't be read"
@@ -230,13 +267,13 @@ class Folder:
             why = rules.disbelieved(manifest, ack) or ("" if passed else "the task has not been answered yet")
         if ack is not None and not why:
             return ack
-        seen = datetime.fromtimestamp(path.lstat().st_mtime, UTC)
+        seen = datetime.fromtimestamp(os.lstat(path).st_mtime, UTC)
         return rules.answer(manifest, self.epoch(task_id), "failed", f"its ack is not believed: {why}", seen)
 
     def read_manifest(self, task_id: str) -> Manifest | None:
         """What the record says; None for an unknown or unreadable one."""
         try:
-            return parse_manifest(read_regular(self.record(task_id) / "task.json", MAX_MANIFEST_BYTES))
+            return parse_manifest(read_regular(self.task(task_id), MAX_MANIFEST_BYTES))
         except (FileNotFoundError, NotADirectoryError, Unfit):
             return None
 
@@ -245,37 +282,40 @@ class Folder:
 
         `pool` is where it was found ready; None when it was not.
         """
-        manifest = parse_manifest(read_regular(place.path, MAX_MANIFEST_BYTES))
+        data, found = read_identified(place.path, MAX_MANIFEST_BYTES)
+        manifest = parse_manifest(data)
         if manifest.task_id != place.task_id:
             raise Unfit(f"it holds task {manifest.task_id}, not {place.task_id}")
         if pool is not None and manifest.owner != pool:
             raise Unfit(f"it belongs to {manifest.owner}, not {pool}")
-        self._identify(place, manifest)
+        self._identify(place, manifest, found)
         if not self._valid(manifest):
             raise Ungranted("no valid grant")
         return manifest
 
-    def _identify(self, place: Place, manifest: Manifest) -> None:
-        record = self.record(place.task_id)
-        entries = names(record)
-        if "task.json" not in entries:
-            if self.compacted(place.task_id):
-                raise Unfit("a task that already has its ack")
+    def _identify(self, place: Place, manifest: Manifest, found: os.stat_result) -> None:
+        """`found` is the file that the manifest was read from."""
+        task = self.task(place.task_id)
+        try:
+            known = os.lstat(task)
+        except FileNotFoundError:
+            if self.archive.holds(place.task_id):
+                raise Unfit("a task that already has its ack") from None
             # Lost by other hands: adopt what the CBO did sign.
             if not self._valid(manifest):
-                raise Unfit("never submitted, and no valid grant")
-            record.mkdir(parents=True, exist_ok=True)
-            (record / "task.json").hardlink_to(place.path)
-        known, found = (record / "task.json").lstat(), place.path.lstat()
+                raise Unfit("never submitted, and no valid grant") from None
+            link(place.path, task)
+            known = os.lstat(task)
         if (known.st_dev, known.st_ino) != (found.st_dev, found.st_ino):
-            restored = known.st_nlink == 1 and read_regular(record / "task.json", MAX_MANIFEST_BYTES) == canonical_json(
+            restored = known.st_nlink == 1 and read_regular(task, MAX_MANIFEST_BYTES) == canonical_json(
                 manifest.to_json()
             )  # a copied or restored station: hard links are gone, contents are the same
             if not restored:
                 raise Unfit("a copy of a known task, not the task")
-        if "ack.json" in entries:
+        marks = names(self.record(place.task_id))
+        if "ack.json" in marks:
             raise Unfit("a task that already has its ack")
-        if place.epoch != (current := _highest(entries)) and not self._announced(place, manifest, current):
+        if place.epoch != (current := _highest(marks)) and not self._announced(place, manifest, current):
             raise Unfit(f"epoch {place.epoch} is not the current one ({current})")
 
     def _announced(self, place: Place, manifest: Manifest, current: int) -> bool:
@@ -288,19 +328,22 @@ class Folder:
     def bury(self, place: Place, reason: str) -> bool:
         """Move a genuine task to the dead with its reason; False if somebody else moved it first."""
         target = self.dead(place.task_id, place.epoch)
-        write_json(target.with_name(f"{place.task_id}.e{place.epoch}.reason.json"), {"reason": reason})
+        write_json(self._why_dead(place), {"reason": reason})
         try:
             move(place.path, target)
         except FileNotFoundError:
             return False
         except FileExistsError:
             return self.set_aside(place.path, reason) != ""
-        fsync_dir(target.parent)
+        fsync_dir(Path(target).parent)
         return True
 
-    def set_aside(self, path: Path, reason: str) -> str:
+    def _why_dead(self, place: Place) -> Path:
+        return self.root / "dead" / f"{place.task_id}.e{place.epoch}.reason.json"
+
+    def set_aside(self, path: str, reason: str) -> str:
         """Move anything that is no task to the dead under a name of its own; returns that name, "" if it is gone."""
-        safe = re.sub(r"[^a-zA-Z0-9._-]", "_", path.name)[:100]
+        safe = re.sub(r"[^a-zA-Z0-9._-]", "_", name_of(path))[:100]
         for number in range(10_000):
             target = self.root / "dead" / f"{safe}.{number}.stray"
             try:
@@ -309,7 +352,8 @@ class Folder:
                 return ""
             except FileExistsError:
                 continue
-            write_json(target.with_name(f"{target.name}.reason.json"), {"reason": reason, "was": path.parent.name})
+            why = {"reason": reason, "was": name_of(folder_of(path))}
+            write_json(target.with_name(f"{target.name}.reason.json"), why)
             return target.name
         return ""
 
@@ -331,16 +375,16 @@ class Folder:
     def not_before(self, place: Place) -> datetime | None:
         """The time a `later` task waits for; None when it is not known, which means now."""
         try:
-            mark = json.loads(read_regular(self.record(place.task_id) / f"e{place.epoch}", 4096))
+            mark = json.loads(read_regular(f"{self.record(place.task_id)}/e{place.epoch}", 4096))
             return parse_iso(mark["not_before"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def reason(self, place: Place) -> str:
         """Why a task is dead, or why it is at another epoch than its first; else empty."""
-        why = self.record(place.task_id) / f"e{place.epoch}"
+        why = Path(f"{self.record(place.task_id)}/e{place.epoch}")
         if place.state == "dead":
-            why = place.path.with_name(f"{place.task_id}.e{place.epoch}.reason.json")
+            why = self._why_dead(place)
         elif place.epoch == 1:
             return ""
         try:
@@ -369,24 +413,3 @@ def parse_manifest(data: bytes) -> Manifest:
         return Manifest.from_json(json.loads(data))
     except (InvalidInput, ValueError, RecursionError) as error:
         raise Unfit(f"not a manifest: {error}"[:500]) from error
-
-
-def move_into(source: Path, target: Path) -> Path:
-    """`move`, into a folder that may not be there yet or any more (empty ready folders are swept away)."""
-    for _ in range(100):
-        try:
-            move(source, target)
-            return target
-        except FileNotFoundError:
-            if not there(source):
-                raise
-            target.parent.mkdir(parents=True, exist_ok=True)
-    raise Unavailable(f"{target.parent.name} keeps vanishing; nothing was moved")
-
-
-def there(path: Path) -> bool:
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True

@@ -7,7 +7,7 @@ import select
 import signal
 from pathlib import Path
 
-from chassis.exchange.moves import Unfit, read_regular
+from chassis.exchange.moves import Name, Unfit, read_regular
 from chassis.exchange.port import Holder
 
 GONE_WITHIN_SECONDS = 2.0
@@ -24,7 +24,7 @@ def holder_of(pid: int) -> Holder | None:
         return None
 
 
-def read_holder(path: Path) -> Holder | None:
+def read_holder(path: Name) -> Holder | None:
     """As written beside a claim or into a slot; None for anything else."""
     try:
         value = json.loads(read_regular(path, 4096))

@@ -1,4 +1,11 @@
-"""File moves and reads the exchange stands on: no silent replacing, no trusting what lies in a folder."""
+"""File moves and reads the exchange stands on: no silent replacing, no trusting what lies in a folder.
+
+Names are plain texts, here and where the exchange uses it: a task takes some thirty of these calls, and making Path
+objects for them took longer than most of the calls.
+"""
+
+# see above
+# ruff: noqa: PTH103, PTH108, PTH114
 
 import ctypes
 import errno
@@ -8,7 +15,9 @@ import stat
 import sys
 from pathlib import Path
 
-from chassis.errors import Refused
+from chassis.errors import Refused, Unavailable
+
+Name = str | os.PathLike[str]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD, _RENAME_NOREPLACE = -100, 1
@@ -22,7 +31,7 @@ class Unfit(ValueError):
     """What lies there can't be used; the message says why."""
 
 
-def move(source: Path, target: Path) -> None:
+def move(source: Name, target: Name) -> None:
     """Rename without replacing. Raises FileNotFoundError (somebody was faster) or FileExistsError."""
     if _renameat2 is not None:
         if _renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE) == 0:
@@ -30,8 +39,46 @@ def move(source: Path, target: Path) -> None:
         code = ctypes.get_errno()
         if code not in (errno.ENOSYS, errno.EINVAL):
             raise OSError(code, os.strerror(code), str(source), None, str(target))
-    target.hardlink_to(source)  # a crash before the unlink leaves both; the older name is set aside at claim
-    source.unlink()
+    os.link(source, target)  # a crash before the unlink leaves both; the older name is set aside at claim
+    os.unlink(source)
+
+
+def move_into(source: str, target: str) -> str:
+    """`move`, into a folder that may not be there yet or any more (empty ready folders are swept away)."""
+    for _ in range(100):
+        try:
+            move(source, target)
+            return target
+        except FileNotFoundError:
+            if not there(source):
+                raise
+            os.makedirs(folder_of(target), exist_ok=True)
+    raise Unavailable(f"{folder_of(target)} keeps vanishing; nothing was moved")
+
+
+def link(source: str, target: str) -> None:
+    """A second name for one file, in a folder that may not be there yet. Raises FileExistsError."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        os.makedirs(folder_of(target), exist_ok=True)
+        os.link(source, target)
+
+
+def there(path: Name) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def name_of(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def folder_of(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def spread(folder: Path) -> None:
@@ -50,11 +97,16 @@ def spread(folder: Path) -> None:
         os.close(fd)
 
 
-def read_regular(path: Path, cap_bytes: int) -> bytes:
+def read_regular(path: Name, cap_bytes: int) -> bytes:
     """The content of a regular file of at most `cap_bytes`. Raises Unfit, FileNotFoundError.
 
     Never follows a link, never blocks on a FIFO, never reads a device.
     """
+    return read_identified(path, cap_bytes)[0]
+
+
+def read_identified(path: Name, cap_bytes: int) -> tuple[bytes, os.stat_result]:
+    """`read_regular`, and which file it is that was read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -67,19 +119,19 @@ def read_regular(path: Path, cap_bytes: int) -> bytes:
             raise Unfit("not a regular file")
         if found.st_size > cap_bytes:
             raise Unfit(f"{found.st_size} bytes, at most {cap_bytes} are read")
-        data = b""
-        while len(data) <= cap_bytes and (part := os.read(fd, cap_bytes + 1 - len(data))):
-            data += part
+        data = os.read(fd, found.st_size + 1)
+        while len(data) > found.st_size and len(data) <= cap_bytes and (part := os.read(fd, cap_bytes + 1 - len(data))):
+            data += part  # it grew meanwhile
         if len(data) > cap_bytes:
             raise Unfit(f"grew beyond {cap_bytes} bytes while it was read")
-        return data
+        return data, found
     except OSError as error:
         raise Unfit(f"can't be read ({error.strerror})") from error
     finally:
         os.close(fd)
 
 
-def write_new(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+def write_new(path: Name, data: bytes, *, mode: int = 0o644) -> None:
     """Create `path` with this content, not fsynced: it is promised in the log, or checked when it is read.
 
     Raises FileExistsError; leaves nothing behind when it fails.
@@ -87,33 +139,36 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
+            written = os.write(fd, data)
+            while written < len(data):
+                written += os.write(fd, data[written:])
         finally:
             os.close(fd)
     except BaseException:
-        path.unlink(missing_ok=True)
+        remove(path)
         raise
 
 
-def remove(path: Path | str) -> None:
+def remove(path: Name) -> None:
     """Gone, whether it was there or not. A folder stays: it is nothing that the exchange made."""
     try:
-        os.unlink(path)  # noqa: PTH108 - Path.unlink costs as much again, and this is called for every task
+        os.unlink(path)
     except (FileNotFoundError, IsADirectoryError):
         return
 
 
-def names(folder: Path) -> list[str]:
+def names(folder: Name) -> list[str]:
     """What lies in a folder, sorted; an absent folder holds nothing, and so does a link to one."""
-    if os.path.islink(folder):  # noqa: PTH114 - this is called several times a task
-        return []
     try:
         with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries)
+            found = sorted([entry.name for entry in entries])
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        if error.errno != errno.ELOOP:  # a link to itself
+            raise
+        return []
+    return found if found and not os.path.islink(folder) else []
 
 
 def refuse_network_file_system(folder: Path) -> None:

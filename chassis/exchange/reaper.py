@@ -2,17 +2,16 @@
 
 import threading
 from datetime import datetime
-from pathlib import Path
 
 import structlog
 
 from chassis.clock import Clock
 from chassis.exchange import rules
 from chassis.exchange.custody import Custody
-from chassis.exchange.folder import Folder, Place, Ungranted, there
+from chassis.exchange.folder import Folder, Place, Ungranted
 from chassis.exchange.holders import end, read_holder
 from chassis.exchange.manifest import AckStatus, Manifest, TaskId
-from chassis.exchange.moves import Unfit, names, read_regular, remove
+from chassis.exchange.moves import Unfit, folder_of, name_of, names, read_regular, remove, there
 from chassis.exchange.port import Swept, TaskState
 from chassis.killswitch import KillSwitch
 
@@ -60,18 +59,17 @@ class Reaper:
         self._seen_open = set(self._open)
         for state in UNHELD:
             for folder in self._folder.folders(state):
-                where = str(folder)
                 for name in names(folder):
-                    manifest = self._known.get((where, name))
+                    manifest = self._known.get((folder, name))
                     quiet = state != "waiting" or (name.endswith(".waiting") and name not in again)
                     if manifest is not None and quiet and (engaged or now < manifest.expires_at):
-                        known[where, name] = manifest
+                        known[folder, name] = manifest
                         continue
                     fresh += manifest is None
                     if manifest is None and fresh > FRESH_A_SWEEP:
                         continue
-                    place = self._folder.parse(state, folder / name)
-                    manifest = manifest or self._read(place, folder / name, swept)
+                    place = self._folder.parse(state, f"{folder}/{name}")
+                    manifest = manifest or self._read(place, f"{folder}/{name}", swept)
                     if place is None or manifest is None:
                         continue
                     moved = self._settle(place, manifest, now, swept)
@@ -79,7 +77,7 @@ class Reaper:
                         again |= self._open.pop(ended, set())
                         self._seen_open.discard(ended)
                     if not moved:
-                        known[where, name] = manifest
+                        known[folder, name] = manifest
                         self._wait_for(name, manifest)
         self._known = known
 
@@ -98,13 +96,14 @@ class Reaper:
             self._seen_open.add(task_id)
         return status
 
-    def _read(self, place: Place | None, path: Path, swept: rules.Sweeping) -> Manifest | None:
+    def _read(self, place: Place | None, path: str, swept: rules.Sweeping) -> Manifest | None:
         """The task's manifest, read once for as long as its file stays where it is."""
         if place is None:
             swept.quarantined.append(self._folder.set_aside(path, "its name is no task's"))
             return None
         try:
-            manifest = self._folder.genuine(place, path.parent.parent.name if place.state == "ready" else None)
+            pool = name_of(folder_of(folder_of(path))) if place.state == "ready" else None
+            manifest = self._folder.genuine(place, pool)
         except FileNotFoundError:
             return None
         except Ungranted as unfit:
@@ -140,18 +139,18 @@ class Reaper:
                 swept.quarantined.append(self._folder.set_aside(path, "its name is no task's"))
                 continue
             live.append((place.task_id, place.epoch))
-            if self._leases.stale(place.task_id, place.epoch, _beats(path), self._clock.monotonic()):
+            if self._leases.stale(place.task_id, place.epoch, _beats(place), self._clock.monotonic()):
                 self._reap(place, swept)
         self._leases.keep_only(live)
 
     def _reap(self, place: Place, swept: rules.Sweeping) -> None:
-        if place.path.parent.name == rules.EXCHANGE:  # answering it was cut short; nobody worked on it
+        if place.folder == rules.EXCHANGE:  # answering it was cut short; nobody worked on it
             manifest = self._custody.genuine(place)
             if manifest is not None and self._custody.put(place, manifest):
                 swept.requeued.append(place.task_id)
             return
-        holder = read_holder(place.path.with_suffix(".holder"))
-        holder = holder or read_holder(self._folder.root / "workers" / f"{place.path.parent.name}.lock")
+        holder = read_holder(place.beside("holder"))
+        holder = holder or read_holder(f"{self._folder.at}/workers/{place.folder}.lock")
         if holder is not None and not end(holder):
             log.warning("a stalled holder was killed and is still there", task=place.task_id, pid=holder.pid)
             return  # not to another hand while this one may still move
@@ -160,15 +159,14 @@ class Reaper:
             (swept.dead if back.to == "dead" else swept.requeued).append(place.task_id)
 
     def _tidy(self) -> None:
-        """Marks of finished tasks, heartbeats without a claim, empty ready folders."""
-        for name in names(self._folder.root / "cancel"):
-            if there(self._folder.record(name) / "ack.json"):
-                (self._folder.root / "cancel" / name).unlink(missing_ok=True)
-        for worker in self._folder.holders():
-            for name in names(self._folder.root / "claimed" / worker):
-                beat = self._folder.root / "claimed" / worker / name
-                if name.endswith((".hb", ".holder")) and not there(beat.with_suffix(".claimed")):
-                    remove(beat)
+        """Marks of finished tasks, what lay beside a claim that is no more, empty ready folders."""
+        for name in names(f"{self._folder.at}/cancel"):
+            if there(self._folder.ack(name)):
+                remove(self._folder.cancel(name))
+        for folder in self._folder.folders("claimed"):
+            for name in names(folder):
+                if name.endswith((".hb", ".holder")) and not there(f"{folder}/{name.rpartition('.')[0]}.claimed"):
+                    remove(f"{folder}/{name}")
         for pool in names(self._folder.root / "ready"):
             for priority in self._folder.priorities(pool):
                 try:
@@ -177,10 +175,10 @@ class Reaper:
                     continue  # not empty
 
 
-def _beats(claimed: Path) -> int:
+def _beats(claimed: Place) -> int:
     """The heartbeat counter; 0 before the first beat, -1 for what is no counter."""
     try:
-        said = read_regular(claimed.with_suffix(".hb"), 64)
+        said = read_regular(claimed.beside("hb"), 64)
     except FileNotFoundError:
         return 0
     except Unfit:

@@ -8,9 +8,9 @@ from pathlib import Path
 from chassis.errors import InvalidInput
 from chassis.exchange.commits import Record, left_behind, read_records, sync_file_system
 from chassis.exchange.custody import Custody
-from chassis.exchange.folder import MAX_ACK_BYTES, Folder, Place, move_into, parse_manifest, there
+from chassis.exchange.folder import MAX_ACK_BYTES, Folder, Place, parse_manifest
 from chassis.exchange.manifest import MAX_MANIFEST_BYTES, Ack, Manifest
-from chassis.exchange.moves import Unfit, names, read_regular, write_new
+from chassis.exchange.moves import Unfit, link, move_into, names, read_regular, remove, there, write_new
 
 
 class Recovery:
@@ -46,7 +46,7 @@ class Recovery:
         except Unfit:
             return  # no exchange wrote that
         task_id = manifest.task_id
-        task, staged = self._folder.record(task_id) / "task.json", self._folder.staged(task_id)
+        task, staged = self._folder.task(task_id), self._folder.staged(task_id)
         if task_id.encode() in taken_back and not there(staged):
             return
         if not there(task):
@@ -55,29 +55,28 @@ class Recovery:
             self._restore(task, staged, manifest, record.body)
         elif not _whole(task, task_id):  # else: as it was, or the id was given back and submitted anew
             _rewrite(task, record.body)
-        if there(task.with_name("ack.json")):
+        if there(self._folder.ack(task_id)):
             return
         epoch = self._folder.epoch(task_id)
         if self._folder.find(task_id, manifest, epoch) is None and not self._folder.passed(task_id, epoch):
             if not there(staged):
-                staged.hardlink_to(task)
+                link(task, staged)
             with contextlib.suppress(FileExistsError, FileNotFoundError):
                 self._publish(record, manifest, staged)
-        elif there(staged):
-            staged.unlink()
+        else:
+            remove(staged)
 
-    def _restore(self, task: Path, staged: Path, manifest: Manifest, body: bytes) -> None:
+    def _restore(self, task: str, staged: str, manifest: Manifest, body: bytes) -> None:
         """The record from whatever link to the task is left, else from the log."""
-        task.parent.mkdir(parents=True, exist_ok=True)
         place = self._folder.find(manifest.task_id, manifest, self._folder.epoch(manifest.task_id))
         source = place.path if place is not None else staged
         if not there(source):
             write_new(source, body)
         elif _content(source, MAX_MANIFEST_BYTES) != body:
             _rewrite(source, body)
-        task.hardlink_to(source)
+        link(source, task)
 
-    def _publish(self, record: Record, manifest: Manifest, staged: Path) -> None:
+    def _publish(self, record: Record, manifest: Manifest, staged: str) -> None:
         state = self._folder.placed(manifest)
         target = self._folder.target("held" if record.kind == "H" else state, manifest, 1)
         move_into(staged, target)
@@ -88,7 +87,6 @@ class Recovery:
             ack = Ack.from_json(json.loads(body))
         except (InvalidInput, ValueError, RecursionError):
             return
-        task = self._folder.record(ack.task_id) / "task.json"
         manifest = self._folder.read_manifest(ack.task_id)
         if manifest is None or self._went_on(ack, manifest):
             return
@@ -97,18 +95,18 @@ class Recovery:
             place = self._folder.find(ack.task_id, manifest, ack.epoch)
             if place is not None and place.state == "dead":
                 return
-            done.parent.mkdir(parents=True, exist_ok=True)
             if place is not None:
                 move_into(place.path, done)
             else:
-                done.hardlink_to(task)
-        answer = task.with_name("ack.json")
+                link(self._folder.task(ack.task_id), done)
+        answer = self._folder.ack(ack.task_id)
         if _content(answer, MAX_ACK_BYTES) == body:
             return
         if there(answer):
             if self._folder.read_ack(ack.task_id) is not None and _readable(answer):
                 return
-            answer.unlink()
+            remove(answer)
+        Path(answer).parent.mkdir(parents=True, exist_ok=True)
         write_new(answer, body)
 
     def _went_on(self, ack: Ack, manifest: Manifest) -> bool:
@@ -124,10 +122,10 @@ class Recovery:
         """After a power cut, with nobody at work: past the fence, but the ack was never durable, nor told. Again."""
         for worker in self._folder.holders():
             self._custody.finish_acks(worker)
-        for day in names(self._folder.root / "done")[-2:]:
-            for name in names(self._folder.root / "done" / day):
-                place = self._folder.parse("done", self._folder.root / "done" / day / name)
-                if place is not None and not there(self._folder.record(place.task_id) / "ack.json"):
+        for day in names(f"{self._folder.at}/done")[-2:]:
+            for name in names(f"{self._folder.at}/done/{day}"):
+                place = self._folder.parse("done", f"{self._folder.at}/done/{day}/{name}")
+                if place is not None and not there(self._folder.ack(place.task_id)):
                     self._again(place)
 
     def _again(self, place: Place) -> None:
@@ -136,21 +134,21 @@ class Recovery:
             self._custody.next_epoch(place, manifest, None, "a power cut took its answer before it was kept")
 
 
-def _content(path: Path, cap_bytes: int) -> bytes | None:
+def _content(path: str, cap_bytes: int) -> bytes | None:
     try:
         return read_regular(path, cap_bytes)
     except (FileNotFoundError, NotADirectoryError, Unfit):
         return None
 
 
-def _whole(task: Path, task_id: str) -> bool:
+def _whole(task: str, task_id: str) -> bool:
     try:
         return parse_manifest(read_regular(task, MAX_MANIFEST_BYTES)).task_id == task_id
     except (Unfit, FileNotFoundError):
         return False
 
 
-def _readable(answer: Path) -> bool:
+def _readable(answer: str) -> bool:
     try:
         Ack.from_json(json.loads(read_regular(answer, MAX_ACK_BYTES)))
     except (Unfit, InvalidInput, ValueError, RecursionError, FileNotFoundError):
@@ -158,8 +156,8 @@ def _readable(answer: Path) -> bool:
     return True
 
 
-def _rewrite(path: Path, body: bytes) -> None:
+def _rewrite(path: str, body: bytes) -> None:
     """In place, since every link of the task is this inode; what a cut left there was never whole."""
-    with path.open("r+b") as file:
+    with Path(path).open("r+b") as file:
         file.write(body)
         file.truncate()

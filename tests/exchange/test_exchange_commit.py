@@ -1,6 +1,7 @@
 """The log of promises: shared rounds, nothing told before it is durable, replay after a cut."""
 
 import errno
+import hashlib
 import os
 import shutil
 import threading
@@ -27,8 +28,8 @@ def after_a_cut(world: World, copy: Path, *lost: str) -> World:
     shutil.copytree(world.root / "svf", copy / "svf", symlinks=True)
     for path in sorted((copy / "svf").rglob("*")):  # a copy knows no hard links: make the task files one inode again
         if path.parent.name in ("p5", "waiting", "held") or path.suffix in (".claimed", ".done"):
-            record = next((copy / "svf" / "acks").glob(f"??/{path.name.split('.')[0]}/task.json"), None)
-            if record is not None:
+            record = copy / "svf" / "tasks" / f"{path.name.split('.')[0]}.json"
+            if record.exists():
                 path.unlink()
                 path.hardlink_to(record)
     for pattern in lost:
@@ -157,8 +158,8 @@ def test_no_room_for_a_new_log_is_said_before_anything_happens(world: World, mon
 
 
 LOST = {
-    "all of the task": ("ready/*/*/b*", "waiting/c*", "held/d*", "acks/??/b", "acks/??/c", "acks/??/d"),
-    "its record": ("acks/??/b", "acks/??/c", "acks/??/d"),
+    "all of the task": ("ready/*/*/b*", "waiting/c*", "held/d*", "tasks/[bcd].json"),
+    "its record": ("tasks/[bcd].json",),
     "its file": ("ready/*/*/b*", "waiting/c*", "held/d*"),
     "nothing": (),
 }
@@ -177,7 +178,16 @@ def test_what_was_submitted_is_there_after_a_cut_whatever_the_folders_lost(world
 
 
 @pytest.mark.parametrize(
-    "lost", [(), ("done",), ("acks/??/a/ack.json",), ("done", "acks/??/a"), ("acks",), ("done", "acks")]
+    "lost",
+    [
+        (),
+        ("done",),
+        ("acks/??/a/ack.json",),
+        ("done", "tasks/a.json", "acks/??/a"),
+        ("acks",),
+        ("done", "acks"),
+        ("done", "acks", "tasks"),
+    ],
 )
 def test_what_was_acked_is_done_after_a_cut_whatever_the_folders_lost(world: World, tmp_path, lost) -> None:
     world.exchange.submit(world.task("a"))
@@ -199,11 +209,11 @@ def test_torn_files_are_made_whole_from_the_log(world: World, tmp_path: Path, ho
     world.exchange.ack(claim, mine)
     copy = tmp_path / "copy"
     shutil.copytree(world.root / "svf", copy / "svf")
-    for path in [*(copy / "svf").glob("acks/??/*/*.json"), *(copy / "svf").glob("ready/*/*/*")]:
+    for path in [path for each in ("tasks/*", "acks/??/*/*.json", "ready/*/*/*") for path in (copy / "svf").glob(each)]:
         path.write_bytes(how)
     (ready,) = (copy / "svf").glob("ready/*/*/b.*")
     ready.unlink()
-    ready.hardlink_to(next((copy / "svf").glob("acks/??/b/task.json")))
+    ready.hardlink_to(copy / "svf" / "tasks" / "b.json")
     again = World("files", copy, world.clock)
     assert again.exchange.get("a").ack == mine
     assert again.claim().manifest == world.exchange.get("b").manifest
@@ -212,7 +222,8 @@ def test_torn_files_are_made_whole_from_the_log(world: World, tmp_path: Path, ho
 def test_an_ack_given_while_a_dead_reaper_had_only_marked_the_next_epoch_outlives_a_cut(world, tmp_path) -> None:
     world.exchange.submit(world.task("a"))
     claim = world.claim()
-    record = next((world.root / "svf" / "acks").glob("*/a"))
+    record = world.root / "svf" / "acks" / hashlib.sha256(b"a").hexdigest()[:2] / "a"
+    record.mkdir(parents=True)
     (record / "e2").write_text('{"not_before":null,"reason":"its holder\'s heartbeat stopped"}')
     world.exchange.ack(claim, world.ack(claim))
     after = after_a_cut(world, tmp_path / "copy", "done", "acks/*/a/ack.json")

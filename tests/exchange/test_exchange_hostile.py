@@ -88,7 +88,7 @@ PLACES: dict[str, Callable[[str], str]] = {
     "a done task": lambda name: f"done/20260101/{name}.e1.done",
     "a record's shelf": lambda name: f"acks/{name}",
     "a record": record,
-    "a record's task": lambda name: f"{record(name)}/task.json",
+    "a task's record": lambda name: f"tasks/{name}.json",
     "a record's ack": lambda name: f"{record(name)}/ack.json",
     "a record's epoch": lambda name: f"{record(name)}/e2",
     "a dead task": lambda name: f"dead/{name}.e1.quarantine",
