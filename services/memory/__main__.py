@@ -19,11 +19,12 @@ from calyx.memory.v1 import memory_pb2_grpc
 from chassis.audit import Audit
 from chassis.clock import SystemClock
 from chassis.errors import CalyxError, Refused, Unavailable
-from chassis.executor import ThreadExecutor
+from chassis.executor import BoundedExecutor, ThreadExecutor
 from chassis.identity import load_identity
 from chassis.periodic import Periodic
 from chassis.rpc.server import Served, run_service
 from chassis.settings import StationSettings, load
+from services.memory.coarse import CoarseIndex
 from services.memory.index import VectorIndex
 from services.memory.memory import Memory
 from services.memory.metrics import MemoryCollector, RecallMeter
@@ -33,6 +34,8 @@ from services.memory.settings import MemorySettings
 from services.memory.store import Store, explained
 
 CATCH_UP_SECONDS = 5.0
+MOST_AT_ONCE = 128
+"""Calls under way or waiting; about two seconds of recalls in a memory of a million. More are refused."""
 
 
 def main() -> None:
@@ -72,7 +75,7 @@ def main() -> None:
                 memory_pb2_grpc.add_MemoryServiceServicer_to_server,
                 MemoryServicer(
                     memory,
-                    executor,
+                    BoundedExecutor(executor, MOST_AT_ONCE),
                     clock=clock,
                     root=layout.root,
                     backups=layout.memory / "backups",
@@ -112,15 +115,14 @@ def open_embedder(settings: MemorySettings, prepared: Path) -> MiniLM:
 
 def open_index(settings: MemorySettings, folder: Path, embedder: MiniLM, store: Store) -> VectorIndex:
     """The index that the setting names."""
+    source = partial(store.vectors, embedder.model_sha256)
     if settings.index == "exact":
-        from services.memory.exact import ExactIndex
-
-        return ExactIndex(embedder.dimension)
+        return CoarseIndex(embedder.dimension, source)
     try:
         from services.memory.chroma import ChromaIndex
     except ImportError as error:
         raise Unavailable("CALYX_MEMORY_INDEX=chroma needs chromadb; install station-calyx[memory-chroma]") from error
-    return ChromaIndex(folder, embedder.dimension, embedder.model_sha256, partial(store.vectors, embedder.model_sha256))
+    return ChromaIndex(folder, embedder.dimension, embedder.model_sha256, source)
 
 
 if __name__ == "__main__":

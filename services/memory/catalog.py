@@ -1,7 +1,7 @@
 """What recall filters and sums by, in RAM: a few numbers per experience, so that evidence is never sampled."""
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from services.memory.experience import Outcome
 
 OUTCOMES = tuple(Outcome)
-_CODE = {outcome: code for code, outcome in enumerate(OUTCOMES)}
+OUTCOME_CODES = {outcome.value: code for code, outcome in enumerate(OUTCOMES)}
 _ROW = np.dtype(
     [
         ("seq", np.int64),
@@ -39,8 +39,11 @@ class Standing(StrEnum):
 STANDINGS = tuple(Standing)
 
 
+STANDING_CODES = {standing.value: code for code, standing in enumerate(STANDINGS)}
+
+
 class Facts(NamedTuple):
-    """One row to be; a tuple, since a start makes one per row of the store.
+    """One row to be.
 
     `objective` is its key, `occurred` in seconds since 1970 (UTC), `tes` NaN when unknown.
     """
@@ -76,59 +79,96 @@ class Words:
         return self._code.get(word, -1)
 
 
+class Rows:
+    """Rows as columns: a name gives a column, anything that numpy indexes with gives those rows, copied."""
+
+    def __init__(self, columns: Mapping[str, NDArray[Any]], count: int) -> None:
+        self._columns, self._count = columns, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, which: Any) -> NDArray[Any]:
+        if isinstance(which, str):
+            return self._columns[which][: self._count]
+        if isinstance(which, np.ndarray) and which.dtype == np.bool_:
+            which = np.flatnonzero(which)  # once, not once a column
+        parts = {name: column[: self._count][which] for name, column in self._columns.items()}
+        rows = np.empty(len(parts["seq"]), dtype=_ROW)
+        for name, part in parts.items():
+            rows[name] = part
+        return rows
+
+
 class Catalog:
-    """One row per experience, in the order of their numbers. Grows only; `rows()` is safe beside `add`."""
+    """One row per experience, in the order of their numbers: 42 bytes each, and no Python object for any.
+
+    Grows only; `rows()` is safe beside `add`.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._rows: NDArray[Any] = np.zeros(1024, dtype=_ROW)
+        self._columns = _columns(1024)
         self._count = 0
         self.domains, self.procedures, self.namespaces = Words(), Words(), Words()
 
     def __len__(self) -> int:
         return self._count
 
-    def rows(self) -> NDArray[Any]:
-        """A view of what is there now; outcomes and standings in it may still change."""
-        return self._rows[: self._count]
+    def rows(self) -> Rows:
+        """What is there now; outcomes and standings in it may still change."""
+        count = self._count  # first: columns that are put in place after hold at least as many
+        return Rows(self._columns, count)
 
     def add(self, facts: Facts) -> None:
         """Add a row, whose number must be higher than all before."""
+        row = {
+            "seq": facts.seq,
+            "objective": facts.objective,
+            "namespace": self.namespaces.code(facts.namespace),
+            "domain": self.domains.code(facts.domain),
+            "procedure": self.procedures.code(facts.procedure),
+            "outcome": OUTCOME_CODES[facts.outcome.value],
+            "standing": STANDING_CODES[facts.standing.value],
+            "occurred": facts.occurred,
+            "tes": facts.tes,
+        }
+        self.extend({name: np.array([value], dtype=_ROW[name]) for name, value in row.items()})
+
+    def extend(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Add rows, whose numbers must rise and be higher than all before."""
+        seqs = columns["seq"]
+        if not seqs.size:
+            return
         with self._lock:
-            if self._count and facts.seq <= int(self._rows["seq"][self._count - 1]):
-                raise ValueError(f"row {facts.seq} comes after row {self._rows['seq'][self._count - 1]}")
-            if self._count == self._rows.size:
-                self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
-            self._rows[self._count] = (
-                facts.seq,
-                facts.objective,
-                self.namespaces.code(facts.namespace),
-                self.domains.code(facts.domain),
-                self.procedures.code(facts.procedure),
-                _CODE[facts.outcome],
-                STANDINGS.index(facts.standing),
-                facts.occurred,
-                facts.tes,
-            )
-            self._count += 1
+            count, last = self._count, int(self._columns["seq"][self._count - 1]) if self._count else 0
+            if seqs[0] <= last or np.any(seqs[1:] <= seqs[:-1]):
+                raise ValueError(f"rows from {seqs[0]} on do not follow row {last} in order")
+            if count + seqs.size > self._columns["seq"].size:
+                grown = _columns(max(count + seqs.size, self._columns["seq"].size * 3 // 2))
+                for name, column in self._columns.items():
+                    grown[name][:count] = column[:count]
+                self._columns = grown
+            for name, column in columns.items():
+                self._columns[name][count : count + seqs.size] = column
+            self._count = count + seqs.size  # last: readers see a row once it is whole
 
     def amend(self, seq: int, outcome: Outcome) -> None:
-        with self._lock:
-            if (place := self._place(seq)) is not None:
-                self._rows["outcome"][place] = _CODE[outcome]
+        self._set(seq, "outcome", OUTCOME_CODES[outcome.value])
 
     def stand(self, seq: int, standing: Standing) -> None:
-        with self._lock:
-            if (place := self._place(seq)) is not None:
-                self._rows["standing"][place] = STANDINGS.index(standing)
+        self._set(seq, "standing", STANDING_CODES[standing.value])
 
-    def _place(self, seq: int) -> int | None:
-        place = int(np.searchsorted(self._rows["seq"][: self._count], seq))
-        return place if place < self._count and self._rows["seq"][place] == seq else None
+    def _set(self, seq: int, name: str, code: int) -> None:
+        with self._lock:
+            seqs = self._columns["seq"][: self._count]
+            place = int(np.searchsorted(seqs, seq))
+            if place < seqs.size and seqs[place] == seq:
+                self._columns[name][place] = code
 
     def select(
         self,
-        rows: NDArray[Any],
+        rows: Rows,
         *,
         namespace: str,
         domain: str = "",
@@ -145,5 +185,33 @@ class Catalog:
         if since is not None:
             keep &= rows["occurred"] > since
         if among is not None:
-            keep &= np.isin(rows["seq"], np.fromiter(among, dtype=np.int64, count=len(among)))
+            named = np.zeros(len(rows), dtype=np.bool_)
+            wanted = np.fromiter(among, dtype=np.int64, count=len(among))
+            places = np.searchsorted(rows["seq"], wanted)
+            inside = places < len(rows)
+            places, wanted = places[inside], wanted[inside]
+            named[places[rows["seq"][places] == wanted]] = True
+            keep &= named
         return keep
+
+
+def having(rows: Rows, objectives: Collection[int]) -> NDArray[np.bool_]:
+    """Which of `rows` have one of these objectives: a table by key, since sorting a million rows takes too long."""
+    column = rows["objective"]
+    marked = np.zeros(int(column.max(initial=0)) + 1, dtype=np.bool_)
+    wanted = np.fromiter(objectives, dtype=np.int64, count=len(objectives))
+    marked[wanted[(wanted >= 0) & (wanted < marked.size)]] = True
+    found: NDArray[np.bool_] = marked[column]
+    return found
+
+
+def objectives_of(rows: Rows, keep: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Keys of the objectives of these rows, each once, rising."""
+    column = rows["objective"]
+    marked = np.zeros(int(column.max(initial=0)) + 1, dtype=np.bool_)
+    marked[column[keep]] = True
+    return np.flatnonzero(marked)
+
+
+def _columns(size: int) -> dict[str, NDArray[Any]]:
+    return {name: np.zeros(size, dtype=_ROW[name]) for name in _ROW.names or ()}

@@ -11,6 +11,7 @@ import structlog
 from chassis.audit import Audit
 from chassis.clock import Clock, iso, parse_iso
 from chassis.errors import InvalidInput
+from services.memory.catalog import having, objectives_of
 from services.memory.embedding import Embedder, check_vectors
 from services.memory.experience import MAX_EVIDENCE, MAX_WORD, Experience, Finding, Outcome, check, check_text
 from services.memory.index import VectorIndex
@@ -151,14 +152,14 @@ class Memory:
             among=self._with_facts(query),
         )
         if waiting:
-            keep &= ~np.isin(rows["objective"], np.fromiter(waiting, dtype=np.int64, count=len(waiting)))
-        searched = int(keep.sum())
-        among = None if searched == len(rows) else np.unique(rows["objective"][keep]).astype(np.int64)
+            keep &= ~having(rows, waiting)
+        searched = int(np.count_nonzero(keep))
+        among = None if searched == len(rows) else objectives_of(rows, keep)
         hits = index.nearest(vector, CANDIDATES, among) if searched else []
         floor, lower = floors(query)
         hits = [hit for hit in hits if hit.cosine > lower]
         gated = gate(query, hits, self._store.objectives([hit.key for hit in hits]) if hits else {})
-        mine = rows[keep & np.isin(rows["objective"], [each.objective for each in gated])] if gated else rows[:0]
+        mine = rows[keep & having(rows, [each.objective for each in gated])] if gated else rows[:0]
         matches = self._matches(query, pick(mine, gated, query.limit))
         with self._counts:
             self._recalls += 1

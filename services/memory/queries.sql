@@ -88,17 +88,20 @@ SELECT seq FROM event WHERE domain = ? ORDER BY seq DESC LIMIT ?;
 SELECT event FROM context WHERE key = ? AND value = ?;
 
 -- name: scan_events
-SELECT seq, namespace, domain, procedure, objective, occurred_at FROM event ORDER BY seq;
+SELECT seq, namespace, domain, procedure, objective, occurred_at,
+       (SELECT outcome FROM outcome WHERE event = event.seq ORDER BY seq DESC LIMIT 1),
+       (SELECT tes FROM outcome WHERE event = event.seq AND amendment_id IS NULL ORDER BY seq LIMIT 1)
+FROM event ORDER BY seq;
 
 -- name: scan_members
 SELECT member.seq, namespace, domain, procedure, objective, occurred_at, outcome, tes
 FROM member JOIN rollup ON rollup.seq = member.rollup ORDER BY member.seq;
 
--- name: scan_outcomes
-SELECT event, outcome, tes, amendment_id IS NULL FROM outcome ORDER BY seq;
-
 -- name: scan_standings
 SELECT event, standing FROM standing ORDER BY seq;
+
+-- name: scan_keys
+SELECT objective FROM vector WHERE model_sha256 = ? ORDER BY objective;
 
 -- name: scan_vectors
 SELECT objective, dimension, vector FROM vector WHERE model_sha256 = ? ORDER BY objective;

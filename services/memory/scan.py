@@ -1,80 +1,105 @@
-"""Reads the whole store once: what catalog and index are made from at the start."""
+"""Reads the whole store once: what catalog and index are made from at the start. A batch at a time, so that the
+memory needed does not grow with the store."""
 
 import math
-from contextlib import closing
-from dataclasses import dataclass
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from heapq import merge
+from itertools import islice
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chassis.clock import parse_iso
-from services.memory.catalog import Facts, Standing
+from services.memory.catalog import OUTCOME_CODES, STANDING_CODES, Catalog
 from services.memory.embedding import Vectors
-from services.memory.experience import Outcome
+from services.memory.index import Keys
 from services.memory.queries import SQL
 from services.memory.store import Store, explained
 
-_OUTCOME = {each.value: each for each in Outcome}
+BATCH = 16_384
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
-    """`facts` in the order of their numbers; `keys` and `vectors` are the objectives that have one of this model.
+    """One snapshot. `unusable` are rows that can't be read; `unusable_vectors` keys of objectives whose vector of this
+    model can't be used. Both are filled as the rest is read."""
 
-    `unusable` are rows that can't be read; `unusable_vectors` keys of objectives whose vector can't be used.
-    """
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.unusable: list[int] = []
+        self.unusable_vectors: list[int] = []
 
-    facts: list[Facts]
-    keys: list[int]
-    vectors: Vectors
-    unusable: list[int]
-    unusable_vectors: list[int]
+    def catalog(self) -> Catalog:
+        """Every row that can be read."""
+        catalog = Catalog()
+        standings = dict(self._connection.execute(SQL["scan_standings"]).fetchall())
+        events = self._connection.execute(SQL["scan_events"])
+        members = self._connection.execute(SQL["scan_members"]).fetchall()
+        rows = merge(events, members) if members else events  # rolled-up rows lie between those that are left
+        while batch := list(islice(rows, BATCH)):
+            self._add(catalog, batch, standings)
+        return catalog
+
+    def _add(self, catalog: Catalog, batch: list[tuple[Any, ...]], standings: dict[int, str]) -> None:
+        readable = []
+        for row in batch:
+            try:
+                occurred, outcome = parse_iso(row[5]).timestamp(), OUTCOME_CODES[row[6]]
+                standing = STANDING_CODES[standings[row[0]]] if row[0] in standings else 0
+            except (ValueError, KeyError, TypeError):
+                self.unusable.append(int(row[0]))
+                continue
+            readable.append((*row[:5], occurred, outcome, row[7], standing))
+        if not readable:
+            return
+        seq, namespace, domain, procedure, objective, occurreds, outcomes, tes, stands = zip(*readable, strict=True)
+        catalog.extend(
+            {
+                "seq": np.array(seq, dtype=np.int64),
+                "objective": np.array(objective, dtype=np.int32),
+                "namespace": np.array([catalog.namespaces.code(each) for each in namespace], dtype=np.int32),
+                "domain": np.array([catalog.domains.code(each) for each in domain], dtype=np.int32),
+                "procedure": np.array([catalog.procedures.code(each) for each in procedure], dtype=np.int32),
+                "outcome": np.array(outcomes, dtype=np.int8),
+                "standing": np.array(stands, dtype=np.int8),
+                "occurred": np.array(occurreds, dtype=np.float64),
+                "tes": np.array([math.nan if each is None else each for each in tes], dtype=np.float64),
+            }
+        )
+
+    def keys(self, model_sha256: str) -> Keys:
+        """Objectives that have a vector of this model, rising."""
+        found = self._connection.execute(SQL["scan_keys"], (model_sha256,))
+        return np.fromiter((key for (key,) in found), dtype=np.int64)
+
+    def vectors(self, model_sha256: str, dimension: int) -> Iterator[tuple[list[int], Vectors]]:
+        """Usable vectors of this model with their keys, rising."""
+        found = self._connection.execute(SQL["scan_vectors"], (model_sha256,))
+        while batch := found.fetchmany(BATCH):
+            whole = [row for row in batch if row[1] == dimension and len(row[2]) == 4 * dimension]
+            vectors = np.frombuffer(b"".join(row[2] for row in whole), dtype="<f4").reshape(len(whole), dimension)
+            near_one = np.abs(np.einsum("ij,ij->i", vectors, vectors) - 1.0) < 1e-3  # NaN is not near 1 either
+            keys = [row[0] for row in whole]
+            if len(whole) < len(batch) or not near_one.all():
+                keys = [keys[place] for place in np.flatnonzero(near_one)]
+                vectors = vectors[near_one]
+                self.unusable_vectors += sorted({row[0] for row in batch} - set(keys))
+            yield keys, vectors
 
 
-def scan(store: Store, model_sha256: str, dimension: int) -> Scan:
+@contextmanager
+def scanning(store: Store) -> Iterator[Scan]:
     """Everything that recall needs, of one snapshot."""
-    facts: list[Facts] = []
-    unusable: list[int] = []
     with closing(store.snapshot()) as connection, explained("read", store.path):
         connection.row_factory = None  # plain tuples: there may be many
         connection.execute("BEGIN")
-        ends: dict[int, tuple[str, float]] = {}
-        for event, outcome, tes, first in connection.execute(SQL["scan_outcomes"]):
-            # The latest outcome counts; the TES is the first one's, since a score never changes.
-            kept = ends[event][1] if event in ends and not first else (math.nan if tes is None else tes)
-            ends[event] = (outcome, kept)
-        standings = dict(connection.execute(SQL["scan_standings"]).fetchall())
-        rows = [(*row, *ends.get(row[0], ("", math.nan))) for row in connection.execute(SQL["scan_events"])]
-        members = connection.execute(SQL["scan_members"]).fetchall()
-        for row in sorted(rows + members) if members else rows:
-            seq, namespace, domain, procedure, objective, occurred_at, outcome, tes = row
-            try:
-                facts.append(
-                    Facts(
-                        seq=seq,
-                        objective=objective,
-                        namespace=namespace,
-                        domain=domain,
-                        procedure=procedure,
-                        outcome=_OUTCOME[outcome],
-                        standing=Standing(standings.get(seq, "valid")),
-                        occurred=parse_iso(occurred_at).timestamp(),
-                        tes=math.nan if tes is None else tes,
-                    )
-                )
-            except (ValueError, KeyError):
-                unusable.append(seq)
-        keys: list[int] = []
-        blobs: list[bytes] = []
-        bad: list[int] = []
-        for key, stored, blob in connection.execute(SQL["scan_vectors"], (model_sha256,)):
-            if stored != dimension or len(blob) != 4 * dimension:
-                bad.append(key)
-                continue
-            keys.append(key)
-            blobs.append(blob)
-    vectors = np.frombuffer(b"".join(blobs), dtype="<f4").reshape(len(blobs), dimension)
-    near_one = np.abs(np.einsum("ij,ij->i", vectors, vectors) - 1.0) < 1e-3  # NaN is not near 1 either
-    if not near_one.all():
-        bad += [keys[place] for place in np.flatnonzero(~near_one)]
-        keys, vectors = [keys[place] for place in np.flatnonzero(near_one)], vectors[near_one]
-    return Scan(facts=facts, keys=keys, vectors=vectors, unusable=unusable, unusable_vectors=sorted(bad))
+        yield Scan(connection)
+
+
+def lacking(catalog: Catalog, keys: NDArray[np.int64]) -> dict[int, int]:
+    """Objectives of the catalog that are not among `keys`, and how many rows each has."""
+    objectives, counts = np.unique(catalog.rows()["objective"], return_counts=True)
+    missing = ~np.isin(objectives, keys)
+    return dict(zip(objectives[missing].tolist(), counts[missing].tolist(), strict=True))

@@ -10,7 +10,7 @@ from services.memory.catalog import Catalog, Facts, Standing
 from services.memory.embedding import Embedder, check_vectors
 from services.memory.experience import Experience, Outcome
 from services.memory.index import VectorIndex
-from services.memory.scan import scan
+from services.memory.scan import lacking, scanning
 from services.memory.store import Appended, Store
 
 log = structlog.get_logger(__name__)
@@ -33,24 +33,26 @@ class Shelf:
 
     def _load(self, *, rebuild: bool) -> None:
         """An index kept on disk is filled up, or rebuilt if it holds what the store does not."""
-        found = scan(self._store, self.embedder.model_sha256, self.embedder.dimension)
+        model, dimension = self.embedder.model_sha256, self.embedder.dimension
+        with scanning(self._store) as found:
+            fresh, keys = found.catalog(), found.keys(model)
+            present = self.index.keys()
+            if rebuild or present - set(keys.tolist() if present else ()):
+                self.index.rebuild(found.vectors(model, dimension))
+            else:
+                for batch, vectors in found.vectors(model, dimension):
+                    missing = [place for place, key in enumerate(batch) if key not in present]
+                    self.index.add([batch[place] for place in missing], vectors[missing] if present else vectors)
+            bad = sorted(set(found.unusable_vectors))
+            if not present.isdisjoint(bad):  # an index on disk must not know more than the store
+                self.index.rebuild(found.vectors(model, dimension))
         if found.unusable:
             log.error("rows that can't be read are left out of recall; run verify", rows=found.unusable[:20])
-        if found.unusable_vectors:
-            log.error("vectors that can't be used are made anew", objectives=found.unusable_vectors[:20])
-            self._store.drop_vectors(self.embedder.model_sha256, found.unusable_vectors)
-        present = self.index.keys()
-        if rebuild or present - set(found.keys):
-            self.index.rebuild([(found.keys, found.vectors)])
-        elif missing := [place for place, key in enumerate(found.keys) if key not in present]:
-            self.index.add([found.keys[place] for place in missing], found.vectors[missing])
-        fresh = Catalog()
-        for facts in found.facts:
-            fresh.add(facts)
-        objectives, counts = np.unique(fresh.rows()["objective"], return_counts=True)
-        lacking = ~np.isin(objectives, np.asarray(found.keys, dtype=np.int64))
-        waiting = zip(objectives[lacking].tolist(), counts[lacking].tolist(), strict=True)
-        self.catalog, self._waiting, self._entries = fresh, Counter(dict(waiting)), len(found.keys)
+        if bad:
+            log.error("vectors that can't be used are made anew", objectives=bad[:20])
+            self._store.drop_vectors(model, bad)
+            keys = np.setdiff1d(keys, bad)
+        self.catalog, self._waiting, self._entries = fresh, Counter(lacking(fresh, keys)), len(keys)
 
     @property
     def pending(self) -> int:
