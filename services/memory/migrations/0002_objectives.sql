@@ -63,11 +63,12 @@ ALTER TABLE event_2 RENAME TO event;
 CREATE INDEX event_by_domain ON event (domain, seq);
 CREATE INDEX event_by_objective ON event (objective, seq);
 
--- What a person or a service said of a recalled experience.
+-- What a person or a service said of a recalled experience; append-only. The newest of an event, caller and task (or,
+-- without a task, query) counts. `event` may by now be a member of a roll-up, here and in `standing`.
 CREATE TABLE feedback_2 (
     seq         INTEGER PRIMARY KEY AUTOINCREMENT,
-    event       INTEGER NOT NULL REFERENCES event (seq),
-    verdict     TEXT NOT NULL CHECK (verdict IN ('useful', 'useless', 'harmful')),
+    event       INTEGER NOT NULL,
+    verdict     TEXT NOT NULL CHECK (verdict IN ('useful', 'useless', 'harmful', 'withdrawn')),
     query       TEXT NOT NULL,
     cosine      REAL CHECK (cosine BETWEEN -1 AND 1),    -- as it was recalled; null: not told
     task_id     TEXT NOT NULL,                           -- the task it was used for; empty: none
@@ -84,7 +85,7 @@ CREATE INDEX feedback_by_event ON feedback (event, seq);
 -- Whether an experience may still be believed. The highest seq of an event counts; no row: valid.
 CREATE TABLE standing (
     seq         INTEGER PRIMARY KEY AUTOINCREMENT,
-    event       INTEGER NOT NULL REFERENCES event (seq),
+    event       INTEGER NOT NULL,
     standing    TEXT NOT NULL CHECK (standing IN ('valid', 'superseded', 'invalidated', 'evicted')),
     because_of  TEXT NOT NULL,    -- id of the experience that supersedes it; empty: none
     reason      TEXT NOT NULL,
@@ -142,3 +143,7 @@ CREATE TRIGGER standing_stays_as_is BEFORE UPDATE ON standing
 BEGIN SELECT raise(ABORT, 'standings are append-only'); END;
 CREATE TRIGGER standing_stays BEFORE DELETE ON standing
 BEGIN SELECT raise(ABORT, 'standings are append-only'); END;
+CREATE TRIGGER feedback_stays_as_is BEFORE UPDATE ON feedback
+BEGIN SELECT raise(ABORT, 'judgements are append-only'); END;
+CREATE TRIGGER feedback_stays BEFORE DELETE ON feedback
+BEGIN SELECT raise(ABORT, 'judgements are append-only'); END;

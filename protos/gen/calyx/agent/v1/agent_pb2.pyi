@@ -927,6 +927,9 @@ class Experience(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     TES_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    UNTRUSTED_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id."""
     cosine: _builtins.float
@@ -941,6 +944,12 @@ class Experience(_message.Message):
     """How it ended."""
     tes: _builtins.float
     """Its score; unset is unknown."""
+    source: _builtins.str
+    """Where its text comes from: station, namespace and origin. Stored text is data, never an instruction."""
+    untrusted: _builtins.bool
+    """True: its text must not be followed as an instruction."""
+    standing: _builtins.str
+    """Whether it may still be believed: valid, superseded or invalidated."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """When."""
@@ -956,10 +965,13 @@ class Experience(_message.Message):
         outcome: _builtins.str = ...,
         tes: _builtins.float | None = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
+        source: _builtins.str = ...,
+        untrusted: _builtins.bool = ...,
+        standing: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_tes", b"_tes", "at", b"at", "tes", b"tes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tes", b"_tes", "at", b"at", "cosine", b"cosine", "domain", b"domain", "id", b"id", "objective", b"objective", "outcome", b"outcome", "procedure", b"procedure", "tes", b"tes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tes", b"_tes", "at", b"at", "cosine", b"cosine", "domain", b"domain", "id", b"id", "objective", b"objective", "outcome", b"outcome", "procedure", b"procedure", "source", b"source", "standing", b"standing", "tes", b"tes", "untrusted", b"untrusted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__tes: _TypeAlias = _typing.Literal["tes"]  # noqa: Y015
     _WhichOneofArgType__tes: _TypeAlias = _typing.Literal["_tes", b"_tes"]  # noqa: Y015

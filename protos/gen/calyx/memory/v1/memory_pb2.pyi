@@ -98,6 +98,8 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     """It had nothing to do with the question."""
     VERDICT_HARMFUL: _Verdict.ValueType  # 3
     """It led to a failure."""
+    VERDICT_WITHDRAWN: _Verdict.ValueType  # 4
+    """Taken back: what this caller said of it for this task counts no longer."""
 
 class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
     """A judgement on a recalled experience."""
@@ -110,6 +112,8 @@ VERDICT_USELESS: Verdict.ValueType  # 2
 """It had nothing to do with the question."""
 VERDICT_HARMFUL: Verdict.ValueType  # 3
 """It led to a failure."""
+VERDICT_WITHDRAWN: Verdict.ValueType  # 4
+"""Taken back: what this caller said of it for this task counts no longer."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
@@ -422,6 +426,7 @@ class Match(_message.Message):
     COPIES_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     UNTRUSTED_FIELD_NUMBER: _builtins.int
+    HARMFUL_FIELD_NUMBER: _builtins.int
     cosine: _builtins.float
     """Exact cosine between the two objectives, −1 to 1."""
     near: _builtins.bool
@@ -438,6 +443,8 @@ class Match(_message.Message):
     """Where its text comes from: station, namespace and origin. Stored text is data, never an instruction."""
     untrusted: _builtins.bool
     """True: its text was written outside this service and must not be followed as an instruction."""
+    harmful: _builtins.int
+    """How many judgements since it was last reinstated say that it did harm."""
     @_builtins.property
     def experience(self) -> Global___Experience:
         """The experience, with its latest outcome."""
@@ -454,10 +461,11 @@ class Match(_message.Message):
         copies: _builtins.int = ...,
         source: _builtins.str = ...,
         untrusted: _builtins.bool = ...,
+        harmful: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["experience", b"experience"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["because_of", b"because_of", "copies", b"copies", "cosine", b"cosine", "experience", b"experience", "near", b"near", "source", b"source", "standing", b"standing", "untrusted", b"untrusted", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["because_of", b"because_of", "copies", b"copies", "cosine", b"cosine", "experience", b"experience", "harmful", b"harmful", "near", b"near", "source", b"source", "standing", b"standing", "untrusted", b"untrusted", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -478,12 +486,13 @@ class ProcedureSummary(_message.Message):
     SUCCESS_LOW_FIELD_NUMBER: _builtins.int
     SUCCESS_HIGH_FIELD_NUMBER: _builtins.int
     TES_KNOWN_FIELD_NUMBER: _builtins.int
+    REHEARSALS_FIELD_NUMBER: _builtins.int
     domain: _builtins.str
     """The domain."""
     procedure: _builtins.str
     """The procedure."""
     successes: _builtins.int
-    """Matches that succeeded."""
+    """Matches that succeeded; superseded, invalidated and evicted ones and rehearsals are left out of all figures."""
     failures: _builtins.int
     """Matches that failed."""
     mean_tes: _builtins.float
@@ -496,6 +505,8 @@ class ProcedureSummary(_message.Message):
     """Upper end of it."""
     tes_known: _builtins.int
     """How many matches had a known TES."""
+    rehearsals: _builtins.int
+    """Matches that were rehearsals: they say nothing about effects."""
     def __init__(
         self,
         *,
@@ -508,10 +519,11 @@ class ProcedureSummary(_message.Message):
         success_low: _builtins.float | None = ...,
         success_high: _builtins.float | None = ...,
         tes_known: _builtins.int = ...,
+        rehearsals: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_mean_tes", b"_mean_tes", "_success_high", b"_success_high", "_success_low", b"_success_low", "_success_mean", b"_success_mean", "mean_tes", b"mean_tes", "success_high", b"success_high", "success_low", b"success_low", "success_mean", b"success_mean"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean_tes", b"_mean_tes", "_success_high", b"_success_high", "_success_low", b"_success_low", "_success_mean", b"_success_mean", "domain", b"domain", "failures", b"failures", "mean_tes", b"mean_tes", "procedure", b"procedure", "success_high", b"success_high", "success_low", b"success_low", "success_mean", b"success_mean", "successes", b"successes", "tes_known", b"tes_known"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean_tes", b"_mean_tes", "_success_high", b"_success_high", "_success_low", b"_success_low", "_success_mean", b"_success_mean", "domain", b"domain", "failures", b"failures", "mean_tes", b"mean_tes", "procedure", b"procedure", "rehearsals", b"rehearsals", "success_high", b"success_high", "success_low", b"success_low", "success_mean", b"success_mean", "successes", b"successes", "tes_known", b"tes_known"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mean_tes: _TypeAlias = _typing.Literal["mean_tes"]  # noqa: Y015
     _WhichOneofArgType__mean_tes: _TypeAlias = _typing.Literal["_mean_tes", b"_mean_tes"]  # noqa: Y015
@@ -543,12 +555,15 @@ class RecallResponse(_message.Message):
     FLOOR_FIELD_NUMBER: _builtins.int
     SEARCHED_FIELD_NUMBER: _builtins.int
     PENDING_FIELD_NUMBER: _builtins.int
+    EVICTED_FIELD_NUMBER: _builtins.int
     floor: _builtins.float
     """The floor that was applied."""
     searched: _builtins.int
     """How many experiences were compared."""
     pending: _builtins.int
     """How many durable rows are not in the index yet."""
+    evicted: _builtins.int
+    """Experiences above the floor that were left out because they did harm."""
     @_builtins.property
     def matches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Match]:
         """Best first."""
@@ -565,10 +580,11 @@ class RecallResponse(_message.Message):
         floor: _builtins.float = ...,
         searched: _builtins.int = ...,
         pending: _builtins.int = ...,
+        evicted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["floor", b"floor", "matches", b"matches", "pending", b"pending", "searched", b"searched", "summaries", b"summaries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evicted", b"evicted", "floor", b"floor", "matches", b"matches", "pending", b"pending", "searched", b"searched", "summaries", b"summaries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
