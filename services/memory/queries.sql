@@ -79,13 +79,17 @@ FROM vector JOIN objective ON objective.key = vector.objective
 WHERE model_sha256 = ? AND objective > ? ORDER BY objective LIMIT ?;
 
 -- name: newest
-SELECT seq FROM event ORDER BY seq DESC LIMIT ?;
+SELECT seq FROM event UNION ALL SELECT seq FROM member ORDER BY seq DESC LIMIT ?;
 
 -- name: newest_of_domain
-SELECT seq FROM event WHERE domain = ? ORDER BY seq DESC LIMIT ?;
+SELECT seq FROM event WHERE domain = ?1
+UNION ALL SELECT member.seq FROM member JOIN rollup ON rollup.seq = member.rollup WHERE domain = ?1
+ORDER BY seq DESC LIMIT ?2;
 
 -- name: with_fact
-SELECT event FROM context WHERE key = ? AND value = ?;
+SELECT event FROM context WHERE key = ?1 AND value = ?2
+UNION ALL
+SELECT member.seq FROM rollup_fact JOIN member ON member.rollup = rollup_fact.rollup WHERE key = ?1 AND value = ?2;
 
 -- name: scan_events
 SELECT seq, namespace, domain, procedure, objective, occurred_at,
@@ -113,3 +117,160 @@ ORDER BY key LIMIT ?;
 
 -- name: highest_given
 SELECT name, seq FROM sqlite_sequence WHERE name IN ('event', 'outcome');
+
+-- name: rollup
+SELECT seq FROM rollup
+WHERE station_id = ? AND namespace = ? AND origin = ? AND kind = ? AND objective = ? AND domain = ?
+  AND procedure = ? AND outcome = ? AND context = ?;
+
+-- name: insert_rollup
+INSERT INTO rollup (station_id, namespace, origin, kind, objective, domain, procedure, outcome, context)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: insert_rollup_fact
+INSERT INTO rollup_fact (rollup, key, value) VALUES (?, ?, ?);
+
+-- name: insert_member
+INSERT INTO member (seq, id, rollup, task_id, pulse_id, occurred_at, recorded_at, tes, duration_seconds,
+                    files_changed, predicted, cost, outcome_seq, event_digest, outcome_digest, digest)
+VALUES (:seq, :id, :rollup, :task_id, :pulse_id, :occurred_at, :recorded_at, :tes, :duration_seconds,
+        :files_changed, :predicted, :cost, :outcome_seq, :event_digest, :outcome_digest, :digest);
+
+-- name: remove_outcome
+DELETE FROM outcome WHERE event = ?;
+
+-- name: remove_context
+DELETE FROM context WHERE event = ?;
+
+-- name: remove_confidence
+DELETE FROM confidence WHERE event = ?;
+
+-- name: remove_event
+DELETE FROM event WHERE seq = ?;
+
+-- name: remove_member
+DELETE FROM member WHERE seq = ?;
+
+-- name: rollup_of_member
+SELECT rollup FROM member WHERE seq = ?;
+
+-- name: any_member
+SELECT 1 FROM member WHERE rollup = ? LIMIT 1;
+
+-- name: remove_rollup_facts
+DELETE FROM rollup_fact WHERE rollup = ?;
+
+-- name: remove_rollup
+DELETE FROM rollup WHERE seq = ?;
+
+-- name: insert_event_again
+INSERT INTO event (seq, id, station_id, namespace, origin, kind, objective, domain, procedure, task_id, pulse_id,
+                   occurred_at, recorded_at, digest)
+VALUES (:seq, :id, :station_id, :namespace, :origin, :kind, :objective, :domain, :procedure, :task_id, :pulse_id,
+        :occurred_at, :recorded_at, :digest);
+
+-- name: insert_outcome_again
+INSERT INTO outcome (seq, event, amendment_id, outcome, tes, duration_seconds, files_changed, cost, evidence,
+                     recorded_at, digest)
+VALUES (:seq, :event, NULL, :outcome, :tes, :duration_seconds, :files_changed, :cost, :evidence, :recorded_at,
+        :digest);
+
+-- name: member_by_id
+SELECT member.*, station_id, namespace, origin, kind, objective AS objective_key, text AS objective, domain,
+       procedure, outcome, context
+FROM member JOIN rollup ON rollup.seq = member.rollup JOIN objective ON objective.key = rollup.objective
+WHERE member.id = ?;
+
+-- name: members_by_seq
+SELECT member.*, station_id, namespace, origin, kind, objective AS objective_key, text AS objective, domain,
+       procedure, outcome, context
+FROM member JOIN rollup ON rollup.seq = member.rollup JOIN objective ON objective.key = rollup.objective
+WHERE member.seq IN (SELECT value FROM json_each(?)) ORDER BY member.seq;
+
+-- name: all_members
+SELECT member.*, station_id, namespace, origin, kind, objective AS objective_key, text AS objective, domain,
+       procedure, outcome, context
+FROM member JOIN rollup ON rollup.seq = member.rollup JOIN objective ON objective.key = rollup.objective
+WHERE member.seq > ? ORDER BY member.seq LIMIT ?;
+
+-- name: rollup_contexts
+SELECT seq, context, (SELECT json_group_object(key, value) FROM rollup_fact WHERE rollup = seq) FROM rollup;
+
+-- name: in_two_places
+SELECT seq, 'member' FROM member WHERE seq IN (SELECT seq FROM event)
+UNION ALL SELECT seq, 'retired' FROM retired WHERE seq IN (SELECT seq FROM event)
+UNION ALL SELECT seq, 'member and retired' FROM retired WHERE seq IN (SELECT seq FROM member);
+
+-- name: all_retired
+SELECT seq, id, recorded_at, event_digest, outcomes, policy, retired_at, digest FROM retired;
+
+-- name: retired
+SELECT policy, retired_at FROM retired WHERE id = ?;
+
+-- name: objective_page
+SELECT max(key) FROM (SELECT key FROM objective WHERE key > ? ORDER BY key LIMIT ?);
+
+-- name: routine
+SELECT event.seq, outcome.seq AS outcome_seq FROM event JOIN outcome ON outcome.event = event.seq
+WHERE event.objective > :after AND event.objective <= :upto AND event.recorded_at < :before
+  AND event.kind NOT IN ('incident', 'analysis')
+  AND outcome.outcome IN ('success', 'no_work') AND outcome.recorded_at = event.recorded_at
+  AND NOT EXISTS (SELECT 1 FROM outcome AS other WHERE other.event = event.seq AND other.seq <> outcome.seq)
+  AND NOT EXISTS (SELECT 1 FROM feedback WHERE feedback.event = event.seq)
+  AND NOT EXISTS (SELECT 1 FROM standing WHERE standing.event = event.seq)
+ORDER BY event.objective, event.seq;
+
+-- name: still_routine
+SELECT event.seq FROM event WHERE event.seq IN (SELECT value FROM json_each(?))
+  AND (SELECT count(*) FROM outcome WHERE outcome.event = event.seq) = 1
+  AND NOT EXISTS (SELECT 1 FROM feedback WHERE feedback.event = event.seq)
+  AND NOT EXISTS (SELECT 1 FROM standing WHERE standing.event = event.seq);
+
+-- name: rows_by_age
+SELECT event.seq, kind, event.recorded_at,
+       (SELECT outcome FROM outcome WHERE outcome.event = event.seq ORDER BY outcome.seq DESC LIMIT 1) AS outcome
+FROM event
+WHERE event.seq > :after AND event.recorded_at < :before
+  AND NOT EXISTS (SELECT 1 FROM feedback WHERE feedback.event = event.seq)
+  AND NOT EXISTS (SELECT 1 FROM standing WHERE standing.event = event.seq)
+ORDER BY event.seq LIMIT :page;
+
+-- name: members_by_age
+SELECT member.seq, kind, member.recorded_at, outcome FROM member JOIN rollup ON rollup.seq = member.rollup
+WHERE member.seq > :after AND member.recorded_at < :before ORDER BY member.seq LIMIT :page;
+
+-- name: insert_retired
+INSERT INTO retired (seq, id, recorded_at, event_digest, outcomes, policy, retired_at, digest)
+VALUES (:seq, :id, :recorded_at, :event_digest, :outcomes, :policy, :retired_at, :digest);
+
+-- name: sealed_of
+SELECT sealed_event.seq, sealed_event.id, sealed_event.recorded_at, sealed_event.digest AS event_digest,
+       (SELECT count(*) FROM feedback WHERE feedback.event = sealed_event.seq)
+       + (SELECT count(*) FROM standing WHERE standing.event = sealed_event.seq) AS judged
+FROM sealed_event WHERE sealed_event.seq = ? AND sealed_event.home = ?;
+
+-- name: outcomes_sealed
+SELECT seq, recorded_at, digest FROM outcome WHERE event = ? ORDER BY seq;
+
+-- name: outcome_of_member
+SELECT outcome_seq, recorded_at, outcome_digest FROM member WHERE seq = ?;
+
+-- name: orphans
+SELECT key FROM objective
+WHERE NOT EXISTS (SELECT 1 FROM event WHERE event.objective = objective.key)
+  AND key NOT IN (SELECT objective FROM rollup);
+
+-- name: remove_vectors
+DELETE FROM vector WHERE objective IN (SELECT value FROM json_each(?));
+
+-- name: remove_objectives
+DELETE FROM objective WHERE key IN (SELECT value FROM json_each(?));
+
+-- name: count_rollups
+SELECT count(*) FROM rollup;
+
+-- name: count_members
+SELECT count(*) FROM member;
+
+-- name: member_numbers
+SELECT seq, outcome_seq FROM member;

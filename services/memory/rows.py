@@ -13,13 +13,17 @@ from services.memory.queries import SQL
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """One experience with its latest outcome. `damage` says what does not match its digest; None: all does."""
+    """One experience with its latest outcome. `damage` says what does not match its digest; None: all does.
+
+    `rolled_up`: it lives in a roll-up, which kept all but its evidence.
+    """
 
     seq: int
     objective_key: int
     experience: Experience
     recorded_at: str
     damage: str | None
+    rolled_up: bool = False
 
 
 def hydrate(connection: sqlite3.Connection, rows: Sequence[sqlite3.Row]) -> list[Stored]:
@@ -40,7 +44,7 @@ def _stored(row: sqlite3.Row, facts: dict[str, str], outcomes: Sequence[sqlite3.
     for each in outcomes:
         finding = Finding(
             amendment_id=each["amendment_id"],
-            outcome=_outcome(each["outcome"]),
+            outcome=outcome_of(each["outcome"]),
             tes=each["tes"],
             duration_seconds=each["duration_seconds"],
             files_changed=each["files_changed"],
@@ -66,7 +70,7 @@ def _stored(row: sqlite3.Row, facts: dict[str, str], outcomes: Sequence[sqlite3.
         procedure=row["procedure"],
         task_id=row["task_id"],
         pulse_id=row["pulse_id"],
-        occurred_at=_moment(row["occurred_at"]),
+        occurred_at=moment_of(row["occurred_at"]),
         context=facts,
         outcome=first.outcome,
         tes=first.tes,
@@ -90,14 +94,14 @@ def _stored(row: sqlite3.Row, facts: dict[str, str], outcomes: Sequence[sqlite3.
 # A value that can't be read becomes a neutral one here; its digest then does not match, and says so.
 
 
-def _moment(text: str) -> datetime:
+def moment_of(text: str) -> datetime:
     try:
         return parse_iso(text)
     except ValueError:
         return datetime.min.replace(tzinfo=UTC)
 
 
-def _outcome(text: str) -> Outcome:
+def outcome_of(text: str) -> Outcome:
     try:
         return Outcome(text)
     except ValueError:

@@ -13,9 +13,10 @@ from chassis.canonical import canonical_json
 from chassis.clock import iso
 from chassis.errors import CalyxError, Damaged, Internal, NotFound, Refused, ResourceExhausted, Unavailable
 from services.memory.experience import Experience, Finding, event_digest, first_finding
+from services.memory.members import bring_back, read
 from services.memory.migrate import APPLICATION_ID, migrate, vector_digest
 from services.memory.queries import SQL, migrations
-from services.memory.rows import Stored, hydrate
+from services.memory.rows import Stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,9 +133,13 @@ class Store:
         return Appended(seq=seq, objective_key=key)
 
     def amend(self, event_id: str, finding: Finding) -> int | None:
-        """Add an outcome as a new row and return its event's number; None if the amendment was already there."""
+        """Add an outcome as a new row and return its event's number; None if the amendment was already there.
+
+        A rolled-up experience becomes a row again first: it is no longer routine.
+        """
         with self._writing("amend") as connection:
-            seq = _seq_of(connection, event_id)
+            seq = bring_back(connection, event_id)
+            seq = _seq_of(connection, event_id) if seq is None else seq
             if known := connection.execute(SQL["amendment"], (finding.amendment_id,)).fetchone():
                 if known[0] != seq:
                     raise Refused(f"amendment {finding.amendment_id} belongs to another experience; choose a new id")
@@ -169,6 +174,12 @@ class Store:
         with self._writing("write meta") as connection:
             connection.execute(SQL["set_meta"], (key, value))
 
+    @contextmanager
+    def transaction(self, what: str) -> Iterator[sqlite3.Connection]:
+        """One durable transaction of the store's upkeep; recording waits for as long as it is open."""
+        with self._writing(what) as connection:
+            yield connection
+
     def vacuum(self) -> None:
         """Give free pages back to the disk and fold the WAL into the file."""
         with self._write_lock, explained("vacuum", self.path):
@@ -188,13 +199,12 @@ class Store:
 
     def count(self) -> int:
         with self._reading("count") as connection:
-            return _scalar(connection, "SELECT count(*) FROM event")
+            return _scalar(connection, "SELECT (SELECT count(*) FROM event) + (SELECT count(*) FROM member)")
 
     def experiences(self, seqs: Sequence[int]) -> dict[int, Stored]:
-        """The rows with these numbers, checked against their digests."""
+        """The experiences with these numbers, rows or members, checked against their digests."""
         with self._reading("read experiences") as connection:
-            rows = connection.execute(SQL["events_by_seq"], (json.dumps(list(seqs)),)).fetchall()
-            return {each.seq: each for each in hydrate(connection, rows)}
+            return {each.seq: each for each in read(connection, seqs)}
 
     def newest(self, limit: int, domain: str) -> list[Stored]:
         with self._reading("list experiences") as connection:
@@ -251,6 +261,10 @@ def _seq_of(connection: sqlite3.Connection, event_id: str) -> int:
     row = connection.execute(SQL["known"], {"id": event_id}).fetchone()
     if row is None:
         raise NotFound(f"there is no experience {event_id!r}")
+    if gone := connection.execute(SQL["retired"], (event_id,)).fetchone():
+        raise Refused(
+            f"experience {event_id!r} was retired at {gone[1]} by the policy {gone[0]!r}; only its id is kept"
+        )
     return int(row[0])
 
 
