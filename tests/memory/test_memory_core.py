@@ -223,7 +223,7 @@ def test_the_packaged_model_is_deterministic_and_independent_of_the_batch(minilm
     texts = ["rotate the logs", "check the health of the station", "rotate the logs and compress them " * 60]
     fresh = MiniLM.packaged(cached_texts=0)
     together = fresh.embed(texts)
-    assert together.shape == (3, 384)
+    assert together.shape == (3, fresh.dimension)
     for row, text in enumerate(texts):
         assert fresh.embed([text])[0].tobytes() == together[row].tobytes() == minilm.embed([text])[0].tobytes()
 
