@@ -3,12 +3,13 @@
 import math
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from chassis.canonical import digest
-from chassis.clock import iso
+from chassis.canonical import Json, digest
+from chassis.clock import iso, parse_iso
 from chassis.errors import InvalidInput
 
 MAX_OBJECTIVE = 8_000
@@ -79,6 +80,33 @@ class Finding:
                 "recorded_at": self.recorded_at,
             }
         )
+
+
+def told(experience: Experience) -> Json:
+    """The experience by value, as JSON holds it; `experience_of` is the way back."""
+    plain = {each.name: getattr(experience, each.name) for each in fields(experience)}
+    return {
+        **plain,
+        "occurred_at": iso(experience.occurred_at),
+        "outcome": experience.outcome.value,
+        "context": dict(experience.context),
+        "cost": dict(experience.cost),
+    }
+
+
+def experience_of(plain: Mapping[str, Any]) -> Experience:
+    """What `told` gave. KeyError, TypeError or ValueError if it is something else."""
+    return Experience(**{**plain, "occurred_at": parse_iso(plain["occurred_at"]), "outcome": Outcome(plain["outcome"])})
+
+
+def told_finding(finding: Finding) -> Json:
+    """The finding by value; `finding_of` is the way back."""
+    plain = {each.name: getattr(finding, each.name) for each in fields(finding)}
+    return {**plain, "outcome": finding.outcome.value, "cost": dict(finding.cost)}
+
+
+def finding_of(plain: Mapping[str, Any]) -> Finding:
+    return Finding(**{**plain, "outcome": Outcome(plain["outcome"])})
 
 
 def first_finding(experience: Experience, recorded_at: str) -> Finding:

@@ -94,11 +94,11 @@ class Memory:
     def record(self, experience: Experience) -> bool:
         """Store it durably; False if the id was already there (nothing is changed then)."""
         check(experience)
-        with self.shelf.change:
-            appended = self._store.append(experience, iso(self._clock.now()))
-            if appended is None:
-                return False
-            self.shelf.add(appended, experience)
+        appended = self._store.append(
+            experience, iso(self._clock.now()), then=lambda appended: self.shelf.add(appended, experience)
+        )
+        if appended is None:
+            return False
         try:
             self.catch_up()
         except Exception:  # durable already: whatever model or index do, it is pending and not lost
@@ -111,20 +111,17 @@ class Memory:
             raise InvalidInput("amendment_id is empty; the caller chooses it, so that a repeat is harmless")
         check_text(amendment_id, "amendment_id", MAX_WORD)
         check_text(evidence, "evidence", MAX_EVIDENCE, lines=True)
-        with self.shelf.change:
-            finding = Finding(
-                amendment_id=amendment_id,
-                outcome=outcome,
-                tes=None,
-                duration_seconds=None,
-                files_changed=None,
-                cost={},
-                evidence=evidence,
-                recorded_at=iso(self._clock.now()),
-            )
-            seq = self._store.amend(event_id, finding)
-            if seq is not None:
-                self.shelf.amend(seq, outcome)
+        finding = Finding(
+            amendment_id=amendment_id,
+            outcome=outcome,
+            tes=None,
+            duration_seconds=None,
+            files_changed=None,
+            cost={},
+            evidence=evidence,
+            recorded_at=iso(self._clock.now()),
+        )
+        seq = self._store.amend(event_id, finding, then=lambda seq: self.shelf.amend(seq, outcome))
         return seq is not None
 
     def feedback(self, event_id: str, useful: bool, query: str, caller: str) -> int:

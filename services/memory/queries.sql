@@ -1,7 +1,7 @@
 -- name: insert_event
-INSERT INTO event (id, station_id, namespace, origin, kind, objective, domain, procedure, task_id, pulse_id,
+INSERT INTO event (seq, id, station_id, namespace, origin, kind, objective, domain, procedure, task_id, pulse_id,
                    occurred_at, recorded_at, digest)
-VALUES (:id, :station_id, :namespace, :origin, :kind, :objective, :domain, :procedure, :task_id, :pulse_id,
+VALUES (:seq, :id, :station_id, :namespace, :origin, :kind, :objective, :domain, :procedure, :task_id, :pulse_id,
         :occurred_at, :recorded_at, :digest);
 
 -- name: known
@@ -24,9 +24,9 @@ INSERT INTO context (event, key, value) VALUES (?, ?, ?);
 INSERT INTO confidence (event, predicted) VALUES (?, ?);
 
 -- name: insert_outcome
-INSERT INTO outcome (event, amendment_id, outcome, tes, duration_seconds, files_changed, cost, evidence,
+INSERT INTO outcome (seq, event, amendment_id, outcome, tes, duration_seconds, files_changed, cost, evidence,
                      recorded_at, digest)
-VALUES (:event, :amendment_id, :outcome, :tes, :duration_seconds, :files_changed, :cost, :evidence,
+VALUES (:seq, :event, :amendment_id, :outcome, :tes, :duration_seconds, :files_changed, :cost, :evidence,
         :recorded_at, :digest);
 
 -- name: insert_feedback

@@ -1,6 +1,5 @@
 """What recall works on, in RAM and made from the store: the catalog of all rows, the index of all objectives."""
 
-import threading
 from collections import Counter
 
 import numpy as np
@@ -25,7 +24,7 @@ class Shelf:
 
     def __init__(self, store: Store, embedder: Embedder, index: VectorIndex) -> None:
         self._store, self.embedder, self.index = store, embedder, index
-        self.change = threading.RLock()
+        self.change = store.change
         self.catalog = Catalog()
         self._waiting: Counter[int] = Counter()
         self._entries = 0

@@ -1,21 +1,23 @@
 """`experience.sqlite`: the truth. One writer, one reader; what was acknowledged is on the disk."""
 
-import errno
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from chassis.canonical import canonical_json
 from chassis.clock import iso
-from chassis.errors import CalyxError, Damaged, Internal, NotFound, Refused, ResourceExhausted, Unavailable
-from services.memory.experience import Experience, Finding, event_digest, first_finding
+from chassis.errors import NotFound, Refused
+from services.memory.commits import Change, Commits, T, Work
+from services.memory.experience import Experience, Finding, event_digest, first_finding, told, told_finding
+from services.memory.faults import explained as explained
 from services.memory.members import bring_back, read
 from services.memory.migrate import APPLICATION_ID, migrate, vector_digest
 from services.memory.queries import SQL, migrations
+from services.memory.redo import RedoLog
 from services.memory.rows import Stored
 
 
@@ -32,21 +34,26 @@ class Store:
 
     Raises ResourceExhausted (disk full), Unavailable (read-only, unreachable), Damaged (pages that don't hold
     together) and Refused (a newer schema, a file of something else); a failed write leaves nothing half done.
+    With `redo` each change is in that log, durable, before it is committed here; see replay.py.
+    `change` is held while rows are committed and taken up in RAM (see commits.py).
     """
 
-    def __init__(self, path: Path, *, durable: bool = True) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, durable: bool = True, redo: RedoLog | None = None) -> None:
+        self.path, self.redo = path, redo
+        self.change = threading.RLock()
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
         with explained("open", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+            self._writer.row_factory = sqlite3.Row
             try:
                 self._prepare(durable)
                 self._reader = self.snapshot()
             except BaseException:
                 self._writer.close()
                 raise
+        self._commits = Commits(self._writer, path, change=self.change, writing=self._write_lock, redo=redo)
 
     def _prepare(self, durable: bool) -> None:
         version = _scalar(self._writer, "PRAGMA user_version")
@@ -79,6 +86,8 @@ class Store:
         with self._write_lock, self._read_lock:
             self._reader.close()
             self._writer.close()
+            if self.redo is not None:
+                self.redo.close()
 
     @contextmanager
     def _rolled_back_on_error(self) -> Iterator[None]:
@@ -103,58 +112,79 @@ class Store:
 
     # what is written
 
-    def append(self, experience: Experience, recorded_at: str) -> Appended | None:
-        """Store one experience durably; None if its id was already there, as a row or in a roll-up."""
-        row = {
-            "id": experience.id,
-            "station_id": experience.station_id,
-            "namespace": experience.namespace,
-            "origin": experience.origin,
-            "kind": experience.kind,
-            "domain": experience.domain,
-            "procedure": experience.procedure,
-            "task_id": experience.task_id,
-            "pulse_id": experience.pulse_id,
-            "occurred_at": iso(experience.occurred_at),
-            "recorded_at": recorded_at,
-            "digest": event_digest(experience, recorded_at),
-        }
-        with self._writing("record") as connection:
-            if connection.execute(SQL["known"], {"id": experience.id}).fetchone():
-                return None
-            key = _objective_key(connection, experience.objective)
-            seq = connection.execute(SQL["insert_event"], {**row, "objective": key}).lastrowid
-            assert seq is not None  # an insert always has one
-            facts = [(seq, key, value) for key, value in experience.context.items()]
-            connection.executemany(SQL["insert_context"], facts)
-            if experience.confidence is not None:
-                connection.execute(SQL["insert_confidence"], (seq, experience.confidence))
-            _insert_finding(connection, seq, experience.id, first_finding(experience, recorded_at))
-        return Appended(seq=seq, objective_key=key)
+    def commit(self, what: str, work: Work[T]) -> T:
+        """Run `work` in a transaction shared with other callers; returns its answer once that is durable.
 
-    def amend(self, event_id: str, finding: Finding) -> int | None:
+        Never call it while holding `change`: what must follow the commit under it is the change's `then`.
+        """
+        return self._commits.do(what, work)
+
+    def append(
+        self, experience: Experience, recorded_at: str, then: Callable[[Appended], None] | None = None
+    ) -> Appended | None:
+        """Store one experience durably; None if its id was already there, as a row or in a roll-up."""
+        sealed = event_digest(experience, recorded_at)
+        first = first_finding(experience, recorded_at)
+
+        def work(connection: sqlite3.Connection) -> Change[Appended | None]:
+            if connection.execute(SQL["known"], {"id": experience.id}).fetchone():
+                return Change(result=None)
+            key = _objective_key(connection, experience.objective)
+            seq = insert_experience(connection, experience, recorded_at, sealed, key)
+            outcome_seq = insert_finding(connection, seq, experience.id, first)
+            appended = Appended(seq=seq, objective_key=key)
+            entry = {
+                "kind": "record",
+                "seq": seq,
+                "objective_key": key,
+                "outcome_seq": outcome_seq,
+                "recorded_at": recorded_at,
+                "experience": told(experience),
+            }
+            return Change(result=appended, entries=(entry,), then=None if then is None else lambda: then(appended))
+
+        return self.commit("record", work)
+
+    def amend(self, event_id: str, finding: Finding, then: Callable[[int], None] | None = None) -> int | None:
         """Add an outcome as a new row and return its event's number; None if the amendment was already there.
 
         A rolled-up experience becomes a row again first: it is no longer routine.
         """
-        with self._writing("amend") as connection:
-            seq = bring_back(connection, event_id)
-            seq = _seq_of(connection, event_id) if seq is None else seq
+
+        def work(connection: sqlite3.Connection) -> Change[int | None]:
+            brought = bring_back(connection, event_id)
+            seq = seq_of(connection, event_id) if brought is None else brought
             if known := connection.execute(SQL["amendment"], (finding.amendment_id,)).fetchone():
                 if known[0] != seq:
                     raise Refused(f"amendment {finding.amendment_id} belongs to another experience; choose a new id")
-                return None
-            _insert_finding(connection, seq, event_id, finding)
-        return seq
+                return Change(result=None)
+            outcome_seq = insert_finding(connection, seq, event_id, finding)
+            entry = {"kind": "amend", "id": event_id, "outcome_seq": outcome_seq, "finding": told_finding(finding)}
+            return Change(result=seq, entries=(entry,), then=None if then is None else lambda: then(seq))
+
+        return self.commit("amend", work)
 
     def add_feedback(self, event_id: str, useful: bool, query: str, caller: str, recorded_at: str) -> int:
         """Add a judgement; returns how many there are."""
-        with self._writing("record feedback") as connection:
-            seq = _seq_of(connection, event_id)
-            connection.execute(
-                SQL["insert_feedback"], (seq, "useful" if useful else "useless", query, caller, recorded_at)
-            )
-            return int(connection.execute(SQL["count_feedback"]).fetchone()[0])
+
+        def work(connection: sqlite3.Connection) -> Change[int]:
+            seq, verdict = seq_of(connection, event_id), "useful" if useful else "useless"
+            number = connection.execute(SQL["insert_feedback"], (seq, verdict, query, caller, recorded_at)).lastrowid
+            entry = {
+                "kind": "feedback",
+                "seq": number,
+                "id": event_id,
+                "verdict": verdict,
+                "query": query,
+                "cosine": None,
+                "task_id": "",
+                "caller": caller,
+                "recorded_at": recorded_at,
+            }
+            labels = _scalar(connection, SQL["count_feedback"])
+            return Change(result=labels, entries=(entry,))
+
+        return self.commit("record feedback", work)
 
     def add_vectors(self, model_sha256: str, vectors: Sequence[tuple[int, str, bytes]]) -> None:
         """Give objectives, told as (key, text, vector), their vectors of this model; one that is there stays."""
@@ -241,9 +271,47 @@ def _objective_key(connection: sqlite3.Connection, text: str) -> int:
     return _scalar(connection, "SELECT last_insert_rowid()")
 
 
-def _insert_finding(connection: sqlite3.Connection, seq: int | None, event_id: str, finding: Finding) -> None:
-    fields = {
-        "event": seq,
+def insert_experience(
+    connection: sqlite3.Connection,
+    experience: Experience,
+    recorded_at: str,
+    sealed: str,
+    objective_key: int,
+    seq: int | None = None,
+) -> int:
+    """The row of an experience with its context and prediction, but without an outcome; returns its number."""
+    row = {
+        "seq": seq,
+        "id": experience.id,
+        "station_id": experience.station_id,
+        "namespace": experience.namespace,
+        "origin": experience.origin,
+        "kind": experience.kind,
+        "objective": objective_key,
+        "domain": experience.domain,
+        "procedure": experience.procedure,
+        "task_id": experience.task_id,
+        "pulse_id": experience.pulse_id,
+        "occurred_at": iso(experience.occurred_at),
+        "recorded_at": recorded_at,
+        "digest": sealed,
+    }
+    given = connection.execute(SQL["insert_event"], row).lastrowid
+    assert given is not None  # an insert always has one
+    facts = [(given, key, value) for key, value in experience.context.items()]
+    connection.executemany(SQL["insert_context"], facts)
+    if experience.confidence is not None:
+        connection.execute(SQL["insert_confidence"], (given, experience.confidence))
+    return given
+
+
+def insert_finding(
+    connection: sqlite3.Connection, event: int, event_id: str, finding: Finding, seq: int | None = None
+) -> int:
+    """A row of `outcome`; returns its number."""
+    row = {
+        "seq": seq,
+        "event": event,
         "amendment_id": finding.amendment_id,
         "outcome": finding.outcome.value,
         "tes": finding.tes,
@@ -254,10 +322,13 @@ def _insert_finding(connection: sqlite3.Connection, seq: int | None, event_id: s
         "recorded_at": finding.recorded_at,
         "digest": finding.digest(event_id),
     }
-    connection.execute(SQL["insert_outcome"], fields)
+    given = connection.execute(SQL["insert_outcome"], row).lastrowid
+    assert given is not None  # an insert always has one
+    return given
 
 
-def _seq_of(connection: sqlite3.Connection, event_id: str) -> int:
+def seq_of(connection: sqlite3.Connection, event_id: str) -> int:
+    """The number of an experience that is there, as a row or in a roll-up. NotFound, or Refused if it was retired."""
     row = connection.execute(SQL["known"], {"id": event_id}).fetchone()
     if row is None:
         raise NotFound(f"there is no experience {event_id!r}")
@@ -270,29 +341,3 @@ def _seq_of(connection: sqlite3.Connection, event_id: str) -> int:
 
 def _scalar(connection: sqlite3.Connection, statement: str) -> int:
     return int(connection.execute(statement).fetchone()[0])
-
-
-@contextmanager
-def explained(what: str, path: Path) -> Iterator[None]:
-    """Turn SQLite's and the system's errors into ours, with what was kept and what to do."""
-    try:
-        yield
-    except CalyxError:
-        raise
-    except (sqlite3.Error, OSError) as error:
-        raise _explain(what, path, error) from error
-
-
-def _explain(what: str, path: Path, error: Exception) -> CalyxError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) == errno.ENOSPC:
-        return ResourceExhausted(
-            f"the disk of {path} is full: could not {what}, nothing was half done; free some space"
-        )
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return Damaged(f"could not {what}: {path} is damaged ({error}); run `calyx memory verify`, restore a backup")
-    if code == sqlite3.SQLITE_READONLY:
-        return Unavailable(f"could not {what}: {path} is read-only; make its folder writable for the memory service")
-    if isinstance(error, (OSError, sqlite3.OperationalError)):
-        return Unavailable(f"could not {what}: {path} can't be used now ({error}); nothing was half done")
-    return Internal(f"could not {what} in {path}: {error}; nothing was half done")
