@@ -6,6 +6,8 @@ from typing import Any
 
 Json = dict[str, Any]
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
 
 def canonical_json(value: Any) -> bytes:
     """UTF-8 JSON with sorted keys, no spaces, no NaN or infinity.
@@ -13,7 +15,7 @@ def canonical_json(value: Any) -> bytes:
     Floats are written as Python's shortest round-trip form, so that reading and writing again gives
     the same bytes. Raises ValueError for what JSON can't hold.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _encode(value).encode()
 
 
 def sha256_hex(data: bytes) -> str:

@@ -109,6 +109,17 @@ def load_key(path: Path) -> CryptoSigner:
     return CryptoSigner(key)
 
 
+def public_key(path: Path) -> OperatorKey:
+    """The Ed25519 key in a PEM file. Raises OSError, ValueError."""
+    try:
+        public = serialization.load_pem_public_key(read_plain(path, _KEY_BYTES))
+    except UnsupportedAlgorithm as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(public, Ed25519PublicKey):
+        raise ValueError("it is not an Ed25519 key")
+    return OperatorKey(name=path.name.removesuffix(".pub"), key=SSlibKey.from_crypto(public))
+
+
 def trusted_keys(folder: Path) -> Trusted:
     """Every `*.pub` in the folder that is an Ed25519 key; no folder is no key."""
     keys: dict[str, OperatorKey] = {}
@@ -121,12 +132,9 @@ def trusted_keys(folder: Path) -> Trusted:
         return Trusted(keys={}, faults={folder.name: f"can't be listed: {error.strerror}"})
     for name in names:
         try:
-            public = serialization.load_pem_public_key(read_plain(folder / name, _KEY_BYTES))
-            if not isinstance(public, Ed25519PublicKey):
-                raise ValueError("it is not an Ed25519 key")
-            key = OperatorKey(name=name.removesuffix(".pub"), key=SSlibKey.from_crypto(public))
+            key = public_key(folder / name)
             keys.setdefault(key.keyid, key)
-        except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        except (OSError, ValueError) as error:
             faults[name] = f"not a public key that counts: {getattr(error, 'strerror', None) or error}"
     return Trusted(keys=keys, faults=faults)
 

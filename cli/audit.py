@@ -1,18 +1,20 @@
 """`calyx audit`: the hash-chained record of what was decided, read from the station folder itself."""
 
 import json as jsonlib
+from collections import deque
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.exceptions import Exit
 
-from chassis.atomic import read_json, whole_lines
-from chassis.audit import GENESIS
-from chassis.audit import verify as verify_chain
+from chassis.atomic import whole_lines
+from chassis.audit import segments
 from chassis.errors import Unavailable
 from chassis.layout import Layout
-from cli.output import JsonFlag, emit
+from chassis.ledger import check_ledger
+from cli.output import JsonFlag, emit, say
 from cli.reach import reach_of
 from cli.tables import Column, table
 from cli.times import local
@@ -25,71 +27,48 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="audit", help="The hash-chained record of what was decided. Example: calyx audit tail")
 
 
-def last_heads(layout: Layout) -> tuple[str, dict[str, str]]:
-    """Id and audit heads of the last readable pulse record; they show a chain that was cut short."""
-    for path in sorted(layout.pulses.glob("*/bp-*.json"), reverse=True)[:5]:
-        try:
-            record = read_json(path)
-            return str(record["id"]), {str(k): str(v) for k, v in record["audit_heads"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
-    return "", {}
-
-
-def check(layout: Layout) -> list[dict[str, Any]]:
-    """Each chain: does it hold, and does it still contain the head that the last pulse recorded?"""
-    pulse, heads = last_heads(layout)
-    chains: list[dict[str, Any]] = []
-    folder = layout.audit("x").parent
-    for path in sorted(folder.glob("*.jsonl")):
-        found = verify_chain(path)
-        ok, reason = found.first_bad is None, found.reason
-        recorded = heads.get(path.stem, GENESIS)
-        if ok and recorded not in (GENESIS, "") and recorded not in _hashes(path):
-            ok, reason = False, f"the entry that {pulse} recorded as its head is gone"
-        chains.append(
-            {
-                "service": path.stem,
-                "ok": ok,
-                "lines": found.lines,
-                "head": found.head,
-                "first_bad": found.first_bad,
-                "reason": reason,
-            }
-        )
-    for path in sorted(folder.glob("*.jsonl.broken-*")):
-        chains.append(
-            {
-                "service": path.name, "ok": False, "lines": sum(1 for _ in whole_lines(path)), "head": "",
-                "first_bad": None, "reason": "kept aside when it was found broken",
-            }
-        )  # fmt: skip
-    missing = set(heads) - {chain["service"] for chain in chains}
-    chains += [
-        {"service": name, "ok": False, "lines": 0, "head": "", "first_bad": None, "reason": "the chain is missing"}
-        for name in sorted(missing)
-        if heads[name] not in (GENESIS, "")
-    ]
-    return chains
-
-
 def verify(ctx: typer.Context, json: JsonFlag = False) -> None:
     """Walk every chain; exit 1 if one does not hold. Example: calyx audit verify"""
     layout = _present(reach_of(ctx).layout)
-    chains = check(layout)
-    ok = all(chain["ok"] for chain in chains)
-    emit(
-        {"ok": ok, "chains": chains},
-        json,
-        lambda v: table(
+    chains, signed = check_ledger(layout)
+    ok = all(each.ok for each in chains) and not any(each.fault for each in signed)
+
+    def words(v: dict[str, Any]) -> None:
+        table(
             (
-                Column("chain"), Column("holds", "state"), Column("lines", "number"), Column("head", drop=1),
+                Column("chain"),
+                Column("holds", "state"),
+                Column("lines", "number"),
+                Column("not yet witnessed", "number", drop=2),
+                Column("head", drop=1),
                 Column("reason", "words"),
             ),
-            [(c["service"], c["ok"], c["lines"], c["head"][:12], c["reason"]) for c in v["chains"]],
+            [
+                (
+                    c["service"],
+                    c["ok"],
+                    c["lines"],
+                    c["unverifiable"],
+                    c["head"][:12],
+                    f"{c['where']}: {c['reason']}" if c["where"] else c["reason"],
+                )
+                for c in v["chains"]
+            ],
             "No audit lines yet: nothing was decided here.",
-        ),
-    )  # fmt: skip
+        )
+        for each in v["checkpoints"]:
+            if each["fault"]:
+                say(f"checkpoint {each['name']}: {each['fault']}")
+        if v["checkpoints"]:
+            held = sum(not each["fault"] for each in v["checkpoints"])
+            say(f"{held} of {len(v['checkpoints'])} signed daily checkpoints hold.")
+
+    value = {
+        "ok": ok,
+        "chains": [asdict(each) for each in chains],
+        "checkpoints": [{"name": each.name, "pulse": each.pulse, "fault": each.fault} for each in signed],
+    }
+    emit(value, json, words)  # fmt: skip
     if not ok:
         raise Exit(1)
 
@@ -103,8 +82,9 @@ def tail(
     reach = reach_of(ctx)
     layout = _present(reach.layout)
     entries: list[dict[str, Any]] = []
-    for path in sorted(layout.audit("x").parent.glob("*.jsonl")):
-        for line in list(whole_lines(path))[-last:]:
+    folder = layout.audit("x").parent
+    for name in sorted({path.stem for path in (*folder.glob("*.jsonl"), *folder.glob("*.d"))}):
+        for line in _last_lines(folder / f"{name}.jsonl", last):
             try:
                 entries.append(jsonlib.loads(line))
             except ValueError:
@@ -132,8 +112,14 @@ def _facts(entry: dict[str, Any]) -> str:
     return ", ".join(f"{k} {x if isinstance(x, str) else jsonlib.dumps(x)}" for k, x in named)
 
 
-def _hashes(path: Path) -> set[str]:
-    return {str(jsonlib.loads(line)["hash"]) for line in whole_lines(path)}
+def _last_lines(path: Path, count: int) -> list[bytes]:
+    """The last lines of a chain, as many of its files as it takes."""
+    lines: list[bytes] = []
+    for segment in reversed(segments(path)):
+        lines = [*deque(whole_lines(segment), maxlen=count - len(lines)), *lines]
+        if len(lines) >= count:
+            break
+    return lines
 
 
 def _present(layout: Layout) -> Layout:

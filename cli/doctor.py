@@ -159,16 +159,16 @@ def _integrity(layout: Layout, _clock: Clock) -> tuple[Answer, str, str]:
 
 
 def _damages(layout: Layout) -> Iterator[str]:
-    from cli.audit import check
+    from chassis.ledger import check_ledger
 
     if layout.identity.exists():
         try:
             load_identity(layout)
         except CalyxError as error:
             yield error.message
-    for chain in check(layout):
-        if not chain["ok"]:
-            yield f"audit chain {chain['service']}: {chain['reason']}"
+    chains, signed = check_ledger(layout)
+    yield from (f"audit chain {each.service}: {each.reason}" for each in chains if not each.ok)
+    yield from (f"audit checkpoint {each.name}: {each.fault}" for each in signed if each.fault)
     database = layout.memory / "experience.sqlite"
     if database.exists():
         try:

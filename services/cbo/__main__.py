@@ -2,6 +2,7 @@
 
 import os
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
 
 import prometheus_client
@@ -24,6 +25,7 @@ from chassis.layout import DEPLOY
 from chassis.rpc.client import connect
 from chassis.rpc.server import Served, run_service
 from chassis.settings import StationSettings, load
+from chassis.signing import load_key, seal
 from services.cbo import agent_servicer, persons, servicer
 from services.cbo.bridge import Options
 from services.cbo.joining import LEASE_SECONDS
@@ -52,6 +54,7 @@ def main() -> None:
             ids=RandomIds(),
             exchange=exchange,
             sign=Signer.load(station.secrets / "grant.key").sign,
+            seal=partial(seal, signer=load_key(station.secrets / "grant.key")),
             domains=DomainBook(layout, load_domains(DEPLOY / "domains"), clock),
             policy=Policy.load(settings.policy_file or SHIPPED),
             peers=peers_over(channels, identity.station_id),

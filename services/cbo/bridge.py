@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from chassis.audit import Audit
 from chassis.canonical import Json
+from chassis.checkpoints import Seal
 from chassis.clock import Clock, iso, parse_iso
 from chassis.domains import DomainManifest
 from chassis.exchange.manifest import Manifest
@@ -127,6 +128,8 @@ class Bridge:
     store: Store
     exchange: Exchange
     sign: Callable[[Manifest], Manifest]
+    seal: Seal | None
+    """Signs the day's checkpoint of the audit chains; None: the station has no key for it, and makes none."""
     kill_switch: KillSwitch
     audit: Audit
     domains: Mapping[str, DomainManifest]

@@ -4,7 +4,9 @@ import json
 import threading
 from collections import Counter, deque
 from datetime import datetime, timedelta
+from pathlib import Path
 
+from chassis.audit import segments
 from chassis.clock import iso, parse_iso
 from services.cbo import kpis
 from services.cbo.bridge import Bridge
@@ -18,13 +20,22 @@ class AuditWindow:
 
     def __init__(self, bridge: Bridge) -> None:
         self._path = bridge.layout.audit("cbo")
-        self._offset = 0
+        self._segment = self._offset = 0
         self._events: deque[tuple[datetime, str, str]] = deque()
 
     def read(self, now: datetime) -> None:
-        """Take in what was appended since; a log that became shorter is read anew."""
+        """Take in what was appended since, over all files of the chain; one that became shorter is read anew."""
+        files = segments(self._path)
+        for place in range(self._segment, len(files)):
+            if place > self._segment:
+                self._segment, self._offset = place, 0
+            self._read(files[place])
+        while self._events and self._events[0][0] <= now - kpis.WINDOW:
+            self._events.popleft()
+
+    def _read(self, path: Path) -> None:
         try:
-            with self._path.open("rb") as log:
+            with path.open("rb") as log:
                 if log.seek(0, 2) < self._offset:
                     self._offset = 0
                     self._events.clear()
@@ -35,10 +46,8 @@ class AuditWindow:
                     self._offset += len(line)
                     if b'"override":true' in line or b'"event":"policy.' in line:
                         self._take(line)
-        except FileNotFoundError:
+        except FileNotFoundError:  # moved on between the look and the reading; the next look finds it
             return
-        while self._events and self._events[0][0] <= now - kpis.WINDOW:
-            self._events.popleft()
 
     def _take(self, line: bytes) -> None:
         entry = json.loads(line)

@@ -3,13 +3,14 @@
 import json
 import threading
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import structlog
 
 from chassis.agent import LeaseFile
-from chassis.audit import Audit
+from chassis.audit import Audit, heads
 from chassis.canonical import Json, canonical_json
+from chassis.checkpoints import Seal, write_checkpoint
 from chassis.clock import Clock, iso, parse_iso
 from chassis.domains import DomainManifest
 from chassis.errors import Damaged, NotFound
@@ -66,6 +67,7 @@ class Overseer:
         policy: Policy,
         peers: Peers,
         audit: Audit,
+        seal: Seal | None = None,
         options: Options | None = None,
         fault: Callable[[str], None] = no_fault,
     ) -> None:
@@ -81,6 +83,7 @@ class Overseer:
             store=store,
             exchange=exchange,
             sign=sign,
+            seal=seal,
             kill_switch=KillSwitch(layout.kill_switch),
             audit=audit,
             domains=domains,
@@ -102,6 +105,7 @@ class Overseer:
         self._steps = Steps(self.bridge, self._dispatcher, self._meter)
         self._one_pulse = threading.Lock()
         self._behind = False
+        self._signed_on: date | None = None
         self._watchers: list[Callable[[Json], None]] = []
         self.last: Pulse | None = None
         self.ended_at: float | None = None
@@ -228,7 +232,7 @@ class Overseer:
         try:
             with bridge.store.transaction():
                 self._steps.settle(pulse)
-                whole = record.record_of(pulse, bridge, record.audit_heads(bridge.layout.audit("cbo").parent))
+                whole = record.record_of(pulse, bridge, heads(bridge.layout.audit("cbo").parent))
                 summary = record.summary_of(pulse)
                 bridge.store.end_pulse(pulse.number, "complete", summary, canonical_json(whole))
                 bridge.fault("settled")
@@ -247,9 +251,25 @@ class Overseer:
         except OSError as error:
             log.error("pulse record kept in the database only", pulse=pulse.id, why=str(error))
             summary, kept = {**summary, "mood": f"the record can't be written: {error.strerror}"}, False
+        self._checkpoint(pulse.id, whole["audit_heads"])
         self._forget_old(pulse.number)
         self.last, self.ended_at = pulse, bridge.clock.monotonic()
         return summary, kept
+
+    def _checkpoint(self, pulse: str, heads: Mapping[str, str]) -> None:
+        """The first pulse of a day signs the heads of all audit chains."""
+        bridge, now = self.bridge, self.bridge.clock.now()
+        if bridge.seal is None or now.date() == self._signed_on:
+            return
+        folder = bridge.layout.audit("cbo").parent
+        try:
+            made = write_checkpoint(folder, heads, pulse, bridge.station_id, now, bridge.seal)
+        except OSError as error:
+            log.error("the day's audit checkpoint can't be written; the next pulse tries again", why=str(error))
+            return
+        self._signed_on = now.date()
+        if made is not None:
+            bridge.audit.write("audit.checkpoint", file=made.name, pulse=pulse, chains=len(heads))
 
     def _forget_old(self, number: int) -> None:
         bridge = self.bridge

@@ -298,19 +298,3 @@ def forget(folder: Path, pulse_id: str, started_at: datetime) -> None:
     day = both[0].parent
     if day.is_dir() and not any(day.iterdir()):
         day.rmdir()
-
-
-def audit_heads(folder: Path) -> dict[str, str]:
-    """The head of every service's audit chain, as its last whole line gives it."""
-    heads: dict[str, str] = {}
-    for path in sorted(folder.glob("*.jsonl")):
-        with path.open("rb") as log:
-            size = log.seek(0, 2)
-            log.seek(max(0, size - 65536))
-            lines = log.read().split(b"\n")[:-1]
-        for line in reversed(lines):
-            marker = line.find(b'"hash":"')
-            if marker >= 0:
-                heads[path.stem] = line[marker + 8 : marker + 72].decode("ascii", "replace")
-                break
-    return heads

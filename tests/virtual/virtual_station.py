@@ -6,6 +6,7 @@ What is faked is the outside only: the machine's readings, the process manager, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from calyx.analytics.v1 import analytics_pb2_grpc
@@ -35,6 +36,7 @@ from chassis.rpc import probe_servicer
 from chassis.rpc.local import LocalChannel
 from chassis.rpc.server import Served
 from chassis.runtime.fake import FakeRuntime
+from chassis.signing import load_key, seal
 from chassis.work import Work
 from services.analytics import servicer as analytics_wire
 from services.analytics.adapters import MemoryClient
@@ -401,6 +403,7 @@ class VirtualStation:
             ids=self._ids("cbo"),
             exchange=self._exchange(),
             sign=Signer.load(self.layout.secrets / "grant.key").sign,
+            seal=partial(seal, signer=load_key(self.layout.secrets / "grant.key")),
             valid=Verifier(self.layout.keys / "grant.pub").valid,
             domains=self.domains,
             policy=Policy.load(SHIPPED),
