@@ -286,29 +286,26 @@ def just_demoted(standing: Standing, pulse: int) -> bool:
 
 
 def _count(standing: Standing, entry: Entry, terms: Terms) -> Standing:
-    log = standing.evidence_ln
-    log += entry.effects_held * math.log(terms.held_factor) + entry.effects_failed * math.log(terms.failed_factor)
-    log = min(log, math.log(terms.evidence_ceiling))
-    standing = replace(standing, evidence_ln=log)
-    standing = replace(standing, probation=standing.probation and _unproven(standing, terms))
+    counted: dict[str, Any] = {}
+    if entry.effects_held or entry.effects_failed:
+        log = entry.effects_held * math.log(terms.held_factor) + entry.effects_failed * math.log(terms.failed_factor)
+        counted["evidence_ln"] = log = min(standing.evidence_ln + log, math.log(terms.evidence_ceiling))
+        counted["probation"] = standing.probation and log < math.log(terms.evidence_goal)
     if entry.worked or entry.failures:
         # A regression found in a pulse without other work still is a failure of that pulse.
-        counted = (*standing.failures, entry.failures)[-terms.failure_pulses :]
-        standing = replace(standing, failures=counted)
-    if not entry.worked:
-        return standing
-    if entry.tes is None:
+        counted["failures"] = (*standing.failures, entry.failures)[-terms.failure_pulses :]
+    if entry.worked and entry.tes is None:
         unknown = standing.unknown_run + 1
-        frozen = standing.frozen or unknown >= terms.freeze_after
-        return replace(standing, run=0, unknown_run=unknown, frozen=frozen)
-    return replace(
-        standing,
-        run=standing.run + 1 if _exact(entry.tes) > terms.promote_above else 0,
-        window=(*standing.window, entry.tes)[-terms.mean_pulses :],
-        unknown_run=0,
-        frozen=False,
-        tes_last=entry.tes,
-    )
+        counted |= {"run": 0, "unknown_run": unknown, "frozen": standing.frozen or unknown >= terms.freeze_after}
+    elif entry.tes is not None:
+        counted |= {
+            "run": standing.run + 1 if _exact(entry.tes) > terms.promote_above else 0,
+            "window": (*standing.window, entry.tes)[-terms.mean_pulses :],
+            "unknown_run": 0,
+            "frozen": False,
+            "tes_last": entry.tes,
+        }
+    return replace(standing, **counted) if counted else standing
 
 
 def _unproven(standing: Standing, terms: Terms) -> bool:
