@@ -18,6 +18,9 @@ WORDS = {
     "EXECUTE": "Act (EXECUTE)",
 }
 
+EVIDENCE_GOAL = 20.0
+"""Of a CBO that does not say it."""
+
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(invoke_without_command=True, callback=ladder)
@@ -35,8 +38,10 @@ def as_json(entry: Any) -> dict[str, Any]:
     return {
         "domain": entry.domain,
         "level": level_name(entry.level),
+        "earned_level": level_name(entry.earned_level or entry.level),
         "max_level": level_name(entry.max_level),
         "reason": entry.reason,
+        "since": entry.since,
         "run": entry.run,
         "run_required": entry.run_required,
         "tes_last": optional(entry, "tes_last"),
@@ -44,7 +49,12 @@ def as_json(entry: Any) -> dict[str, Any]:
         "mean_12": optional(entry, "mean_12"),
         "probation": entry.probation,
         "evidence": entry.evidence,
+        "evidence_goal": entry.evidence_goal or EVIDENCE_GOAL,
+        "effects_missing": entry.effects_missing,
+        "demotions_288": entry.demotions_288,
+        "unknown_run": entry.unknown_run,
         "frozen": entry.frozen,
+        "obstacle": entry.obstacle,
         "next": entry.next,
         "changed_at": at(entry, "changed_at"),
     }
@@ -112,18 +122,45 @@ def explain(ctx: typer.Context, domain: str, json: JsonFlag = False) -> None:
         rows: list[tuple[str, Any]] = [("now", now)]
         if since:
             rows.append(("level set", f"{ago(d['changed_at'], reach.clock.now())}: {since}"))
+        if d["earned_level"] != d["level"]:
+            rows.append(("earned", f"{WORDS[d['earned_level']]}; it comes back with a valid manifest"))
         rows += [
-            ("good pulses", f"{_run(d)} in a row (pulses with work and TES above 95)"),
+            ("good pulses", _good_pulses(d)),
             ("TES", f"last {shown(d['tes_last'])}, mean of the last 12 pulses with work {shown(d['mean_12'])}"),
-            ("failures", f"{d['failures_20']} in the last 20"),
+            ("failures", f"{d['failures_20']} in the last 20 pulses with work; more than 2 demote"),
+            ("probation", _probation(d)),
         ]
-        if d["probation"]:
-            rows.append(("probation", f"evidence {d['evidence']:.2f} of 20; at most one effect a pulse"))
         if d["frozen"]:
             rows.append(("frozen", "until a known TES or a person"))
-        facts([*rows, ("next", d["next"])])
+        elif d["unknown_run"]:
+            rows.append(("unknown TES", f"{d['unknown_run']} in a row; 3 freeze the level"))
+        if d["obstacle"]:
+            rows.append(("in the way", f"{d['obstacle']}; until that changes it can't rise"))
+        facts([*rows, ("next", d["next"].removesuffix(f"; {d['obstacle']}"))])
 
     emit(as_json(answer.domains[0]), json, words)
+
+
+def _good_pulses(entry: dict[str, Any]) -> str:
+    said = f"{_run(entry)} in a row (pulses with work and TES above 95)"
+    times = entry["demotions_288"]
+    if not times:
+        return said
+    return f"{said}; {entry['run_required']} are needed after {times} demotion{'' if times == 1 else 's'} in 288 pulses"
+
+
+def _probation(entry: dict[str, Any]) -> str:
+    """The evidence and its goal, always: also below EXECUTE it says how much a promotion would be worth."""
+    evidence, goal, missing = entry["evidence"], entry["evidence_goal"], entry["effects_missing"]
+    said = f"evidence {evidence:.3g} of {goal:g}"
+    if evidence >= goal:
+        return f"over: {said}"
+    ends = f"; {missing} effects that hold, and none that fails, end it" if missing else ""
+    if entry["probation"]:
+        return f"{said}; at most one effect a pulse{ends}"
+    if entry["level"] == "EXECUTE":
+        return f"over; {said} since then"
+    return f"{said}, when it acts{ends}"
 
 
 def set_(
