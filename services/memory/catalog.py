@@ -115,6 +115,11 @@ class Catalog:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def last(self) -> int:
+        """The highest number; 0: none."""
+        return int(self._columns["seq"][self._count - 1]) if self._count else 0
+
     def rows(self) -> Rows:
         """What is there now; outcomes and standings in it may still change."""
         count = self._count  # first: columns that are put in place after hold at least as many
@@ -152,6 +157,15 @@ class Catalog:
             for name, column in columns.items():
                 self._columns[name][count : count + seqs.size] = column
             self._count = count + seqs.size  # last: readers see a row once it is whole
+
+    def without(self, seqs: Collection[int]) -> "Catalog":
+        """A catalog of the other rows; this one stays as it is for whoever is reading it."""
+        rows = self.rows()
+        left = ~np.isin(rows["seq"], np.fromiter(seqs, dtype=np.int64, count=len(seqs)))
+        fresh = Catalog()
+        fresh.domains, fresh.procedures, fresh.namespaces = self.domains, self.procedures, self.namespaces
+        fresh.extend({name: rows[name][left] for name in _ROW.names or ()})
+        return fresh
 
     def amend(self, seq: int, outcome: Outcome) -> None:
         self._set(seq, "outcome", OUTCOME_CODES[outcome.value])

@@ -8,6 +8,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from chassis.canonical import canonical_json, digest
@@ -47,17 +48,22 @@ def rollup_of(connection: sqlite3.Connection, facts: Facts) -> int | None:
     return int(row[0]) if row else None
 
 
-def roll_up(connection: sqlite3.Connection, stored: Stored, outcome_seq: int) -> None:
-    """Turn an undamaged row with a single outcome into a member of its roll-up, made here if it is the first."""
-    facts, each = facts_of(stored), stored.experience
-    rollup = rollup_of(connection, facts)
-    if rollup is None:
-        rollup = connection.execute(SQL["insert_rollup"], facts).lastrowid
-        connection.executemany(SQL["insert_rollup_fact"], [(rollup, key, value) for key, value in each.context.items()])
-    member = {
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A row as it will stand in its roll-up; made before the transaction, so that this holds up nobody."""
+
+    seq: int
+    facts: Facts
+    context: Mapping[str, str]
+    fields: Mapping[str, Any]
+
+
+def member_of(stored: Stored, outcome_seq: int) -> Member:
+    """An undamaged row with a single outcome, recorded together with it, as a member."""
+    each = stored.experience
+    fields = {
         "seq": stored.seq,
         "id": each.id,
-        "rollup": rollup,
         "task_id": each.task_id,
         "pulse_id": each.pulse_id,
         "occurred_at": iso(each.occurred_at),
@@ -71,9 +77,19 @@ def roll_up(connection: sqlite3.Connection, stored: Stored, outcome_seq: int) ->
         "event_digest": event_digest(each, stored.recorded_at),
         "outcome_digest": first_finding(each, stored.recorded_at).digest(each.id),
     }
-    sealed = _digest(each, {**member, "digest": ""})
-    connection.execute(SQL["insert_member"], {**member, "digest": sealed})
-    remove_row(connection, stored.seq)
+    sealed = {**fields, "digest": _digest(each, fields)}
+    return Member(seq=stored.seq, facts=facts_of(stored), context=each.context, fields=sealed)
+
+
+def roll_up(connection: sqlite3.Connection, member: Member) -> None:
+    """Put it in the place of its row; its roll-up is made here if it is the first."""
+    rollup = rollup_of(connection, member.facts)
+    if rollup is None:
+        rollup = connection.execute(SQL["insert_rollup"], member.facts).lastrowid
+        facts = [(rollup, key, value) for key, value in member.context.items()]
+        connection.executemany(SQL["insert_rollup_fact"], facts)
+    connection.execute(SQL["insert_member"], {**member.fields, "rollup": rollup})
+    remove_row(connection, member.seq)
 
 
 def remove_row(connection: sqlite3.Connection, seq: int) -> None:
@@ -96,7 +112,7 @@ def bring_back(connection: sqlite3.Connection, event_id: str) -> int | None:
 
     Returns its number; None if no member has this id. A damaged member is left as it is and raises Damaged.
     """
-    found = connection.execute(SQL["member_by_id"], (event_id,)).fetchall()
+    found = _by_name(connection, "member_by_id", (event_id,))
     if not found:
         return None
     row, stored = found[0], hydrate_members(found)[0]
@@ -148,8 +164,14 @@ def read(connection: sqlite3.Connection, seqs: Sequence[int]) -> list[Stored]:
         wanted = list(seqs)
         found = hydrate(connection, connection.execute(SQL["events_by_seq"], (json.dumps(wanted),)).fetchall())
         if rest := sorted(set(wanted) - {each.seq for each in found}):
-            found += hydrate_members(connection.execute(SQL["members_by_seq"], (json.dumps(rest),)).fetchall())
+            found += hydrate_members(_by_name(connection, "members_by_seq", (json.dumps(rest),)))
     return found
+
+
+def _by_name(connection: sqlite3.Connection, statement: str, terms: tuple[object, ...]) -> list[sqlite3.Row]:
+    cursor = connection.cursor()
+    cursor.row_factory = sqlite3.Row  # whatever the connection has
+    return cursor.execute(SQL[statement], terms).fetchall()
 
 
 @contextmanager
@@ -238,7 +260,7 @@ def check_members(connection: sqlite3.Connection) -> list[tuple[str, str]]:
     """(what, why) of every member, roll-up and tombstone that does not hold. `connection` reads one snapshot."""
     damages: list[tuple[str, str]] = []
     last = 0
-    while rows := connection.execute(SQL["all_members"], (last, BATCH)).fetchall():
+    while rows := _by_name(connection, "all_members", (last, BATCH)):
         for each in hydrate_members(rows):
             if each.damage:
                 damages.append((f"member {each.experience.id} (row {each.seq})", each.damage))
@@ -248,7 +270,7 @@ def check_members(connection: sqlite3.Connection) -> list[tuple[str, str]]:
             damages.append((f"roll-up {rollup}", "the facts that recall filters by are not those of its context"))
     for seq, table in connection.execute(SQL["in_two_places"]):
         damages.append((f"event row {seq}", f"it is a row and in {table} as well"))
-    for row in connection.execute(SQL["all_retired"]):
+    for row in _by_name(connection, "all_retired", ()):
         if retired_digest(row) != row["digest"]:
             damages.append((f"retired {row['id']} (row {row['seq']})", "it does not match its digest"))
     return damages

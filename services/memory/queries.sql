@@ -207,24 +207,15 @@ SELECT seq, id, recorded_at, event_digest, outcomes, policy, retired_at, digest 
 -- name: retired
 SELECT policy, retired_at FROM retired WHERE id = ?;
 
--- name: objective_page
-SELECT max(key) FROM (SELECT key FROM objective WHERE key > ? ORDER BY key LIMIT ?);
-
 -- name: routine
-SELECT event.seq, outcome.seq AS outcome_seq FROM event JOIN outcome ON outcome.event = event.seq
-WHERE event.objective > :after AND event.objective <= :upto AND event.recorded_at < :before
-  AND event.kind NOT IN ('incident', 'analysis')
-  AND outcome.outcome IN ('success', 'no_work') AND outcome.recorded_at = event.recorded_at
-  AND NOT EXISTS (SELECT 1 FROM outcome AS other WHERE other.event = event.seq AND other.seq <> outcome.seq)
-  AND NOT EXISTS (SELECT 1 FROM feedback WHERE feedback.event = event.seq)
-  AND NOT EXISTS (SELECT 1 FROM standing WHERE standing.event = event.seq)
-ORDER BY event.objective, event.seq;
+SELECT seq, objective, outcome_seq FROM routine
+WHERE objective = :objective AND seq > :seq AND recorded_at < :before
+UNION ALL
+SELECT seq, objective, outcome_seq FROM routine WHERE objective > :objective AND recorded_at < :before
+ORDER BY objective, seq LIMIT :page;
 
 -- name: still_routine
-SELECT event.seq FROM event WHERE event.seq IN (SELECT value FROM json_each(?))
-  AND (SELECT count(*) FROM outcome WHERE outcome.event = event.seq) = 1
-  AND NOT EXISTS (SELECT 1 FROM feedback WHERE feedback.event = event.seq)
-  AND NOT EXISTS (SELECT 1 FROM standing WHERE standing.event = event.seq);
+SELECT seq FROM routine WHERE seq IN (SELECT value FROM json_each(?));
 
 -- name: rows_by_age
 SELECT event.seq, kind, event.recorded_at,
@@ -237,17 +228,20 @@ ORDER BY event.seq LIMIT :page;
 
 -- name: members_by_age
 SELECT member.seq, kind, member.recorded_at, outcome FROM member JOIN rollup ON rollup.seq = member.rollup
-WHERE member.seq > :after AND member.recorded_at < :before ORDER BY member.seq LIMIT :page;
+WHERE member.seq > :after AND member.recorded_at < :before
+  AND NOT EXISTS (SELECT 1 FROM feedback WHERE feedback.event = member.seq)
+  AND NOT EXISTS (SELECT 1 FROM standing WHERE standing.event = member.seq)
+ORDER BY member.seq LIMIT :page;
 
 -- name: insert_retired
 INSERT INTO retired (seq, id, recorded_at, event_digest, outcomes, policy, retired_at, digest)
 VALUES (:seq, :id, :recorded_at, :event_digest, :outcomes, :policy, :retired_at, :digest);
 
 -- name: sealed_of
-SELECT sealed_event.seq, sealed_event.id, sealed_event.recorded_at, sealed_event.digest AS event_digest,
-       (SELECT count(*) FROM feedback WHERE feedback.event = sealed_event.seq)
-       + (SELECT count(*) FROM standing WHERE standing.event = sealed_event.seq) AS judged
-FROM sealed_event WHERE sealed_event.seq = ? AND sealed_event.home = ?;
+SELECT id, recorded_at, digest,
+       EXISTS (SELECT 1 FROM feedback WHERE feedback.event = sealed_event.seq)
+       OR EXISTS (SELECT 1 FROM standing WHERE standing.event = sealed_event.seq)
+FROM sealed_event WHERE seq = ? AND home = ?;
 
 -- name: outcomes_sealed
 SELECT seq, recorded_at, digest FROM outcome WHERE event = ? ORDER BY seq;

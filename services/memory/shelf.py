@@ -1,14 +1,18 @@
 """What recall works on, in RAM and made from the store: the catalog of all rows, the index of all objectives."""
 
+import threading
 from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
 
 import numpy as np
 import structlog
 
 from services.memory.catalog import Catalog, Facts, Standing
-from services.memory.embedding import Embedder, check_vectors
+from services.memory.embedding import Embedder, Vectors, check_vectors
 from services.memory.experience import Experience, Outcome
 from services.memory.index import VectorIndex
+from services.memory.retention import remove_orphans
 from services.memory.scan import lacking, scanning
 from services.memory.store import Appended, Store
 
@@ -25,6 +29,10 @@ class Shelf:
     def __init__(self, store: Store, embedder: Embedder, index: VectorIndex) -> None:
         self._store, self.embedder, self.index = store, embedder, index
         self.change = store.change
+        self._rebuilding = threading.Lock()
+        # What changed since a rebuild began; None: none is under way. Under `change`.
+        self._meanwhile: list[Callable[[Catalog], None]] | None = None
+        self._indexed_meanwhile: set[int] = set()
         self.catalog = Catalog()
         self._waiting: Counter[int] = Counter()
         self._entries = 0
@@ -71,7 +79,7 @@ class Shelf:
     def add(self, appended: Appended, experience: Experience) -> None:
         """Put a durable row into the catalog; under `change`. Its objective may not be in the index yet."""
         key = appended.objective_key
-        self.catalog.add(
+        self._put(
             Facts(
                 seq=appended.seq,
                 objective=key,
@@ -88,7 +96,23 @@ class Shelf:
             self._waiting[key] += 1
 
     def amend(self, seq: int, outcome: Outcome) -> None:
-        self.catalog.amend(seq, outcome)
+        self._note(lambda catalog: catalog.amend(seq, outcome))
+
+    def stand(self, seq: int, standing: Standing) -> None:
+        """Under `change`."""
+        self._note(lambda catalog: catalog.stand(seq, standing))
+
+    def forget(self, seqs: Collection[int]) -> None:
+        """Leave out rows that the store has no more; under `change`, and not during a rebuild."""
+        self.catalog = self.catalog.without(seqs)
+
+    def _put(self, facts: Facts) -> None:
+        self._note(lambda catalog: catalog.add(facts) if facts.seq > catalog.last else None)
+
+    def _note(self, change: Callable[[Catalog], None]) -> None:
+        change(self.catalog)
+        if self._meanwhile is not None:
+            self._meanwhile.append(change)
 
     def embed_pending(self, limit: int) -> int:
         """Embed at most `limit` waiting objectives, store their vectors and index them; returns how many."""
@@ -110,12 +134,59 @@ class Shelf:
         vectors = np.frombuffer(b"".join(stored[key] for key in ready), dtype="<f4").reshape(len(ready), dimension)
         with self.change:
             self.index.add(ready, vectors)
+            if self._meanwhile is not None:
+                self._indexed_meanwhile.update(ready)
             for key in ready:
                 self._entries += self._waiting.pop(key, 0) > 0
         return len(ready)
 
-    def rebuild(self) -> int:
-        """Derive index and catalog anew from the store; returns how many rows recall can find."""
-        with self.change:
-            self._load(rebuild=True)
+    def rebuild(self, orphans: Collection[int] = ()) -> int:
+        """Derive index and catalog anew from the store; returns how many rows recall can find.
+
+        They are made beside those in use: recall and recording go on, and wait only for the swap. `orphans` are
+        objectives to be removed from the store in the moment of the swap, if no experience has them then.
+        """
+        model, dimension = self.embedder.model_sha256, self.embedder.dimension
+        with self._rebuilding, ExitStack() as until_swapped:
+            with self.change:
+                self._meanwhile, self._indexed_meanwhile = [], set()
+            try:
+                with scanning(self._store) as found:
+                    fresh = found.catalog()
+                    keys = set(found.keys(model).tolist()) - set(orphans)
+
+                    def batches() -> Iterator[tuple[list[int], Vectors]]:
+                        for batch, vectors in found.vectors(model, dimension):
+                            places = [place for place, key in enumerate(batch) if key in keys]
+                            yield [batch[place] for place in places], vectors[places]
+                        until_swapped.enter_context(self.change)  # from here on nothing changes
+                        late = self._late(set(orphans))
+                        keys.update(late)
+                        if late:
+                            yield self._stored(sorted(late))
+
+                    self.index.rebuild(batches())
+                    bad = sorted(set(found.unusable_vectors))
+                for change in self._meanwhile:
+                    change(fresh)
+                if bad:
+                    log.error("vectors that can't be used are made anew", objectives=bad[:20])
+                    self._store.drop_vectors(model, bad)
+                held = np.array(sorted(keys.difference(bad)), dtype=np.int64)
+                self.catalog, self._waiting, self._entries = fresh, Counter(lacking(fresh, held)), len(held)
+            finally:
+                self._meanwhile = None
         return len(self.catalog) - self.pending
+
+    def _late(self, orphans: set[int]) -> set[int]:
+        """Objectives that came into the index since the rebuild began, or that are no orphans after all."""
+        if orphans:
+            with self._store.transaction("forget objectives") as connection:
+                orphans = orphans - remove_orphans(connection, orphans)
+        stored = self._store.vectors(self.embedder.model_sha256, sorted(self._indexed_meanwhile | orphans))
+        return set(stored)
+
+    def _stored(self, keys: list[int]) -> tuple[list[int], Vectors]:
+        found = self._store.vectors(self.embedder.model_sha256, keys)
+        joined = np.frombuffer(b"".join(found[key] for key in keys), dtype="<f4")
+        return keys, joined.reshape(len(keys), self.embedder.dimension)

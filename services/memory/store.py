@@ -68,6 +68,7 @@ class Store:
                 f"{self.path} has schema {version}, this version knows up to {newest}; it was not touched, "
                 "install the newer station-calyx or restore a backup from before the upgrade"
             )
+        self._writer.execute("PRAGMA auto_vacuum = INCREMENTAL")  # a new file can then shrink piece by piece
         self._writer.execute("PRAGMA journal_mode = WAL")
         self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
         migrate(self._writer, version)

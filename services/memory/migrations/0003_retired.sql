@@ -46,6 +46,16 @@ BEGIN SELECT raise(ABORT, 'what was retired stays known'); END;
 CREATE TRIGGER retired_stays BEFORE DELETE ON retired
 BEGIN SELECT raise(ABORT, 'what was retired stays known'); END;
 
+-- What may be rolled up once it is old: how it ended is final, and nobody judged it.
+CREATE VIEW routine AS
+SELECT event.seq, event.objective, event.recorded_at, outcome.seq AS outcome_seq
+FROM event JOIN outcome ON outcome.event = event.seq
+WHERE event.kind NOT IN ('incident', 'analysis') AND outcome.outcome IN ('success', 'no_work')
+  AND outcome.recorded_at = event.recorded_at
+  AND NOT EXISTS (SELECT 1 FROM outcome AS other WHERE other.event = event.seq AND other.seq <> outcome.seq)
+  AND NOT EXISTS (SELECT 1 FROM feedback WHERE feedback.event = event.seq)
+  AND NOT EXISTS (SELECT 1 FROM standing WHERE standing.event = event.seq);
+
 -- Every event ever recorded with its digest, wherever it lives: what a day's root is made from.
 CREATE VIEW sealed_event AS
 SELECT seq, id, recorded_at, digest, 'event' AS home FROM event
