@@ -1,4 +1,4 @@
-"""The named statements of `queries.sql` and the numbered migrations beside it."""
+"""The named statements of the `.sql` files here and the numbered migrations beside them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,9 @@ def _named(text: str) -> Mapping[str, str]:
     return {name.strip(): body.strip() for name, _, body in (part.partition("\n") for part in parts)}
 
 
-SQL: Mapping[str, str] = _named((_HERE / "queries.sql").read_text())
+SQL: Mapping[str, str] = {
+    name: body for path in sorted(_HERE.glob("*.sql")) for name, body in _named(path.read_text()).items()
+}
 
 
 def migrations(folder: Path = _HERE / "migrations") -> list[tuple[int, str]]:
