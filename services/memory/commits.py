@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from chassis.canonical import canonical_json
+from chassis.errors import CalyxError
 from services.memory.faults import explain, explained
 from services.memory.queries import SQL
 from services.memory.redo import RedoLog
@@ -114,7 +115,8 @@ class Commits:
                     self._transact(group)
             except Exception as error:  # the commit's own failure is everybody's, unless they had one already
                 for each in group:
-                    each.error = each.error or explain(each.what, self._path, error)
+                    known = error if isinstance(error, CalyxError) else explain(each.what, self._path, error)
+                    each.error = each.error or known
                 return
             for each in group:
                 if each.error is None and each.change is not None and each.change.then is not None:

@@ -91,21 +91,23 @@ class RedoLog:
 
         If it raises, they are taken back. Raises ResourceExhausted or Unavailable; nothing is in the log then.
         """
-        with self._lock, explained("write the redo log", self.folder):
-            before = self._last
+        with self._lock:
+            before, fd, start = self._last, -1, 0
             data = b"".join(line(before + 1 + place, body) for place, body in enumerate(bodies))
-            fd = self._segment()
-            start = self._size
             try:
-                if os.write(fd, data) != len(data):
-                    raise OSError(errno.ENOSPC, "short write, the disk may be full", str(self.folder))
-                if self._durable:
-                    os.fdatasync(fd)
+                with explained("write the redo log", self.folder):
+                    fd = self._segment()
+                    start = self._size
+                    if os.write(fd, data) != len(data):
+                        raise OSError(errno.ENOSPC, "short write, the disk may be full", str(self.folder))
+                    if self._durable:
+                        os.fdatasync(fd)
                 self._size, self._last = start + len(data), before + len(bodies)
                 yield self._last
             except BaseException:
                 self._size, self._last = start, before
-                self._take_back(fd, start, len(bodies))
+                if fd >= 0:
+                    self._take_back(fd, start, len(bodies))
                 raise
 
     def read(self, after: int = 0) -> Iterator[Entry | Spoilt]:

@@ -3,22 +3,27 @@
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from chassis.canonical import canonical_json
-from chassis.clock import iso
-from chassis.errors import NotFound, Refused
-from services.memory.commits import Change, Commits, T, Work
+import structlog
+
+from chassis.errors import Damaged, Refused
+from services.memory.commits import REDO_MARK, Change, Commits, T, Work
+from services.memory.dropped import dropped_commits
 from services.memory.experience import Experience, Finding, event_digest, first_finding, told, told_finding
 from services.memory.faults import explained as explained
+from services.memory.inserts import insert_experience, insert_finding, objective_key, seq_of
 from services.memory.members import bring_back, read
 from services.memory.migrate import APPLICATION_ID, migrate, vector_digest
 from services.memory.queries import SQL, migrations
-from services.memory.redo import RedoLog
+from services.memory.redo import Entry, RedoLog, Spoilt
+from services.memory.replay import Replayed, first_lost, replay
 from services.memory.rows import Stored
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +50,13 @@ class Store:
         self._read_lock = threading.Lock()
         with explained("open", path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            dropped = dropped_commits(path.with_name(path.name + "-wal"))
             self._writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
             self._writer.row_factory = sqlite3.Row
             try:
                 self._prepare(durable)
+                if dropped or redo is not None:
+                    self._make_up(dropped)
                 self._reader = self.snapshot()
             except BaseException:
                 self._writer.close()
@@ -73,6 +81,38 @@ class Store:
         self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
         migrate(self._writer, version)
         self._writer.execute("PRAGMA foreign_keys = ON")
+
+    def _make_up(self, dropped: int) -> None:
+        """Bring back what was acknowledged and is not in the file; says so. Damaged if the file does not hold now."""
+        if dropped:
+            log.error("the WAL is damaged and SQLite drops the commits after the damage", commits=dropped)
+        if self.redo is not None:
+            mark = self._mark()
+            if self.redo.last < mark:
+                log.error("the redo log holds less than the store; it goes on from there", log_ends=self.redo.last)
+                self.redo.begin_after(mark)
+            if dropped or self.redo.last > mark:
+                # Pages may hold what came after the damaged place in the WAL and lack what came before: look at all.
+                done = self.replay(self.redo.read(0 if dropped else mark))
+                if done.brought_back or done.lost:
+                    log.error(
+                        "the store lacked changes that were acknowledged; they were brought back from the redo log",
+                        brought_back=done.brought_back,
+                        lost=first_lost(done) or "none",
+                    )
+        if dropped and (said := self._writer.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
+            raise Damaged(f"{self.path} is damaged after its WAL was ({said}); restore a backup, the redo log is kept")
+
+    def _mark(self) -> int:
+        row = self._writer.execute(SQL["get_meta"], (REDO_MARK,)).fetchone()
+        return int(row[0]) if row and row[0].isdigit() else 0
+
+    def replay(self, entries: Iterable[Entry | Spoilt]) -> Replayed:
+        """Bring back what these entries of a redo log hold and the store lacks; what is there stays as it is."""
+        with self._writing("replay the redo log") as connection:
+            done = replay(connection, entries)
+            connection.execute(SQL["set_meta"], (REDO_MARK, str(max(self._mark(), done.through))))
+        return done
 
     def snapshot(self) -> sqlite3.Connection:
         """A read-only connection of its own; the caller closes it."""
@@ -130,7 +170,7 @@ class Store:
         def work(connection: sqlite3.Connection) -> Change[Appended | None]:
             if connection.execute(SQL["known"], {"id": experience.id}).fetchone():
                 return Change(result=None)
-            key = _objective_key(connection, experience.objective)
+            key = objective_key(connection, experience.objective)
             seq = insert_experience(connection, experience, recorded_at, sealed, key)
             outcome_seq = insert_finding(connection, seq, experience.id, first)
             appended = Appended(seq=seq, objective_key=key)
@@ -262,82 +302,6 @@ class Store:
         """(key, text) of objectives without a vector of this model, oldest first."""
         with self._reading("read pending objectives") as connection:
             return [tuple(row) for row in connection.execute(SQL["pending"], (model_sha256, limit))]
-
-
-def _objective_key(connection: sqlite3.Connection, text: str) -> int:
-    row = connection.execute(SQL["objective_key"], (text,)).fetchone()
-    if row:
-        return int(row[0])
-    connection.execute(SQL["insert_objective"], (text,))
-    return _scalar(connection, "SELECT last_insert_rowid()")
-
-
-def insert_experience(
-    connection: sqlite3.Connection,
-    experience: Experience,
-    recorded_at: str,
-    sealed: str,
-    objective_key: int,
-    seq: int | None = None,
-) -> int:
-    """The row of an experience with its context and prediction, but without an outcome; returns its number."""
-    row = {
-        "seq": seq,
-        "id": experience.id,
-        "station_id": experience.station_id,
-        "namespace": experience.namespace,
-        "origin": experience.origin,
-        "kind": experience.kind,
-        "objective": objective_key,
-        "domain": experience.domain,
-        "procedure": experience.procedure,
-        "task_id": experience.task_id,
-        "pulse_id": experience.pulse_id,
-        "occurred_at": iso(experience.occurred_at),
-        "recorded_at": recorded_at,
-        "digest": sealed,
-    }
-    given = connection.execute(SQL["insert_event"], row).lastrowid
-    assert given is not None  # an insert always has one
-    facts = [(given, key, value) for key, value in experience.context.items()]
-    connection.executemany(SQL["insert_context"], facts)
-    if experience.confidence is not None:
-        connection.execute(SQL["insert_confidence"], (given, experience.confidence))
-    return given
-
-
-def insert_finding(
-    connection: sqlite3.Connection, event: int, event_id: str, finding: Finding, seq: int | None = None
-) -> int:
-    """A row of `outcome`; returns its number."""
-    row = {
-        "seq": seq,
-        "event": event,
-        "amendment_id": finding.amendment_id,
-        "outcome": finding.outcome.value,
-        "tes": finding.tes,
-        "duration_seconds": finding.duration_seconds,
-        "files_changed": finding.files_changed,
-        "cost": canonical_json(dict(finding.cost)).decode(),
-        "evidence": finding.evidence,
-        "recorded_at": finding.recorded_at,
-        "digest": finding.digest(event_id),
-    }
-    given = connection.execute(SQL["insert_outcome"], row).lastrowid
-    assert given is not None  # an insert always has one
-    return given
-
-
-def seq_of(connection: sqlite3.Connection, event_id: str) -> int:
-    """The number of an experience that is there, as a row or in a roll-up. NotFound, or Refused if it was retired."""
-    row = connection.execute(SQL["known"], {"id": event_id}).fetchone()
-    if row is None:
-        raise NotFound(f"there is no experience {event_id!r}")
-    if gone := connection.execute(SQL["retired"], (event_id,)).fetchone():
-        raise Refused(
-            f"experience {event_id!r} was retired at {gone[1]} by the policy {gone[0]!r}; only its id is kept"
-        )
-    return int(row[0])
 
 
 def _scalar(connection: sqlite3.Connection, statement: str) -> int:
