@@ -21,6 +21,7 @@ _ROW = np.dtype(
         ("procedure", np.int32),
         ("outcome", np.int8),
         ("standing", np.int8),
+        ("rehearsal", np.bool_),
         ("occurred", np.float64),
         ("tes", np.float64),
     ]
@@ -45,7 +46,8 @@ STANDING_CODES = {standing.value: code for code, standing in enumerate(STANDINGS
 class Facts(NamedTuple):
     """One row to be.
 
-    `objective` is its key, `occurred` in seconds since 1970 (UTC), `tes` NaN when unknown.
+    `objective` is its key, `occurred` in seconds since 1970 (UTC), `tes` NaN when unknown. A rehearsal says nothing
+    about effects.
     """
 
     seq: int
@@ -57,6 +59,7 @@ class Facts(NamedTuple):
     standing: Standing
     occurred: float
     tes: float
+    rehearsal: bool = False
 
 
 class Words:
@@ -101,7 +104,7 @@ class Rows:
 
 
 class Catalog:
-    """One row per experience, in the order of their numbers: 42 bytes each, and no Python object for any.
+    """One row per experience, in the order of their numbers: 43 bytes each, and no Python object for any.
 
     Grows only; `rows()` is safe beside `add`.
     """
@@ -135,6 +138,7 @@ class Catalog:
             "procedure": self.procedures.code(facts.procedure),
             "outcome": OUTCOME_CODES[facts.outcome.value],
             "standing": STANDING_CODES[facts.standing.value],
+            "rehearsal": facts.rehearsal,
             "occurred": facts.occurred,
             "tes": facts.tes,
         }
@@ -188,6 +192,8 @@ class Catalog:
         domain: str = "",
         procedure: str = "",
         since: float | None = None,
+        until: float | None = None,
+        outcome: Outcome | None = None,
         among: Collection[int] | None = None,
     ) -> NDArray[np.bool_]:
         """Which of `rows` pass the filters; `among` are row numbers."""
@@ -198,6 +204,10 @@ class Catalog:
             keep &= rows["procedure"] == self.procedures.known(procedure)
         if since is not None:
             keep &= rows["occurred"] > since
+        if until is not None:
+            keep &= rows["occurred"] < until
+        if outcome is not None:
+            keep &= rows["outcome"] == OUTCOME_CODES[outcome.value]
         if among is not None:
             named = np.zeros(len(rows), dtype=np.bool_)
             wanted = np.fromiter(among, dtype=np.int64, count=len(among))

@@ -17,6 +17,8 @@ MAX_EVIDENCE = 64_000
 MAX_WORD = 512
 MAX_FACTS = 64
 MAX_FACT = 4_000
+REHEARSAL = ("rehearsal", "true")
+"""The fact of a context that marks a rehearsal: it was tried on copies and says nothing about effects."""
 
 
 class Outcome(StrEnum):

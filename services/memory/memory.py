@@ -1,7 +1,7 @@
 """The memory itself: store first, then the index; recall by meaning, with a floor and with all the evidence."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,7 +11,7 @@ import structlog
 from chassis.audit import Audit
 from chassis.clock import Clock, iso, parse_iso
 from chassis.errors import InvalidInput
-from services.memory.catalog import having, objectives_of
+from services.memory.catalog import STANDING_CODES, Standing, having, objectives_of
 from services.memory.embedding import Embedder, check_vectors
 from services.memory.experience import MAX_EVIDENCE, MAX_WORD, Experience, Finding, Outcome, check, check_text
 from services.memory.index import VectorIndex
@@ -30,6 +30,7 @@ from services.memory.recall import (
 from services.memory.rows import Stored
 from services.memory.shelf import Shelf
 from services.memory.store import Store
+from services.memory.trust import Figures, Trust, in_words
 from services.memory.upkeep import Upkeep
 
 log = structlog.get_logger(__name__)
@@ -40,21 +41,31 @@ DRAIN = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
+    """`copies` experiences with this objective, procedure, outcome and standing; `harmful` judgements against it."""
+
     experience: Experience
     cosine: float
     near: bool
     why: str
+    standing: Standing
+    because_of: str
+    copies: int
+    harmful: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recalled:
-    """`searched` rows passed the filters and were compared; `pending` durable rows are not in the index yet."""
+    """`searched` rows passed the filters and were compared; `pending` durable rows are not in the index yet.
+
+    `evicted` rows above the floor were left out, because they did harm.
+    """
 
     matches: tuple[Match, ...]
     summaries: tuple[Summary, ...]
     floor: float
     searched: int
     pending: int
+    evicted: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,18 +80,29 @@ class Stats:
     index: str
     verified_at: datetime | None
     schema_version: int
+    trust: Figures
 
 
 class Memory:
     """Blocking and thread-safe. The store holds the truth; the shelf is made from it at the start.
 
-    A row is acknowledged once it is durable. If it can't be embedded or indexed then, it is pending: counted,
-    and taken up again by `catch_up`.
+    A row is acknowledged once it is durable. Until it is embedded and indexed it is pending: counted, and taken up by
+    `catch_up`. `wake` tells whoever runs that beside; without it a row is embedded before `record` returns.
     """
 
-    def __init__(self, *, store: Store, embedder: Embedder, index: VectorIndex, clock: Clock, audit: Audit) -> None:
-        self._store, self._clock, self._audit = store, clock, audit
+    def __init__(
+        self,
+        *,
+        store: Store,
+        embedder: Embedder,
+        index: VectorIndex,
+        clock: Clock,
+        audit: Audit,
+        wake: Callable[[], None] | None = None,
+    ) -> None:
+        self._store, self._clock, self._audit, self._wake = store, clock, audit, wake
         self.shelf = Shelf(store, embedder, index)
+        self.trust = Trust(store=store, shelf=self.shelf, clock=clock, audit=audit)
         self.upkeep = Upkeep(store=store, shelf=self.shelf, clock=clock, audit=audit)
         self._counts = threading.Lock()
         self._recalls = self._hits = 0
@@ -99,6 +121,9 @@ class Memory:
         )
         if appended is None:
             return False
+        if self._wake is not None:
+            self._wake()
+            return True
         try:
             self.catch_up()
         except Exception:  # durable already: whatever model or index do, it is pending and not lost
@@ -124,28 +149,23 @@ class Memory:
         seq = self._store.amend(event_id, finding, then=lambda seq: self.shelf.amend(seq, outcome))
         return seq is not None
 
-    def feedback(self, event_id: str, useful: bool, query: str, caller: str) -> int:
-        """Keep a judgement; returns how many there are by now."""
-        check_text(query, "query", MAX_EVIDENCE, lines=True)
-        labels = self._store.add_feedback(event_id, useful, query, caller, iso(self._clock.now()))
-        self._audit.write("memory.feedback", id=event_id, useful=useful, caller=caller, labels=labels)
-        return labels
-
     # read
 
     def recall(self, query: Query) -> Recalled:
         """Experiences whose objective means the same; empty rather than weak. See recall.py for the rule."""
         query = check_query(query)
-        embedder = self.shelf.embedder
-        vector = check_vectors(embedder.embed([query.objective]), embedder.dimension)[0]
-        catalog, index = self.shelf.catalog, self.shelf.index  # a rebuild may put others in their place meanwhile
-        rows, pending, waiting = catalog.rows(), self.shelf.pending, self.shelf.waiting
+        shown = self.shelf.shown  # others may be put in their place meanwhile
+        vector = check_vectors(shown.embedder.embed([query.objective]), shown.embedder.dimension)[0]
+        catalog, index = shown.catalog, shown.index
+        rows, pending, waiting = catalog.rows(), shown.pending, frozenset(shown.waiting)
         keep = catalog.select(
             rows,
             namespace=query.namespace,
             domain=query.domain,
             procedure=query.procedure,
             since=None if query.since is None else query.since.timestamp(),
+            until=None if query.until is None else query.until.timestamp(),
+            outcome=query.outcome,
             among=self._with_facts(query),
         )
         if waiting:
@@ -153,11 +173,14 @@ class Memory:
         searched = int(np.count_nonzero(keep))
         among = None if searched == len(rows) else objectives_of(rows, keep)
         hits = index.nearest(vector, CANDIDATES, among) if searched else []
-        floor, lower = floors(query)
+        learned = self.trust.floor
+        floor, lower = floors(query, learned)
         hits = [hit for hit in hits if hit.cosine > lower]
-        gated = gate(query, hits, self._store.objectives([hit.key for hit in hits]) if hits else {})
+        gated = gate(query, hits, self._store.objectives([hit.key for hit in hits]) if hits else {}, learned)
         mine = rows[keep & having(rows, [each.objective for each in gated])] if gated else rows[:0]
-        matches = self._matches(query, pick(mine, gated, query.limit))
+        evicted = mine["standing"] == STANDING_CODES[Standing.EVICTED.value]
+        mine = mine[~evicted]
+        matches = self._matches(query, pick(mine, gated, query.limit), learned)
         with self._counts:
             self._recalls += 1
             self._hits += bool(matches)
@@ -167,6 +190,7 @@ class Memory:
             floor=floor,
             searched=searched,
             pending=pending,
+            evicted=int(np.count_nonzero(evicted)),
         )
 
     def _with_facts(self, query: Query) -> set[int] | None:
@@ -176,7 +200,7 @@ class Memory:
             among = having if among is None else among & having
         return among
 
-    def _matches(self, query: Query, picks: Sequence[Pick]) -> list[Match]:
+    def _matches(self, query: Query, picks: Sequence[Pick], learned: float) -> list[Match]:
         stored = self._store.experiences([each.seq for each in picks])
         matches = []
         for each in picks:
@@ -184,8 +208,20 @@ class Memory:
             if found is None or found.damage:
                 log.error("a recalled row is damaged and was left out; run verify", row=each.seq)
                 continue
-            reason = why(query, each, found.experience.objective)
-            matches.append(Match(experience=found.experience, cosine=each.cosine, near=each.near, why=reason))
+            doubt = self.trust.doubt(each.seq)
+            said = "" if doubt is None else in_words(doubt)
+            matches.append(
+                Match(
+                    experience=found.experience,
+                    cosine=each.cosine,
+                    near=each.near,
+                    why=why(query, each, found.experience.objective, learned=learned, doubt=said),
+                    standing=each.standing,
+                    because_of="" if doubt is None else doubt.because_of,
+                    copies=each.copies,
+                    harmful=self.trust.harm(each.seq),
+                )
+            )
         return matches
 
     def newest(self, limit: int, domain: str) -> list[Experience]:
@@ -205,6 +241,7 @@ class Memory:
             index=self.shelf.index.name,
             verified_at=parse_iso(verified_at) if verified_at else None,
             schema_version=self._store.schema_version(),
+            trust=self.trust.figures,
         )
 
     def close(self) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chassis.errors import InvalidInput
-from services.memory.catalog import OUTCOMES, Catalog
+from services.memory.catalog import OUTCOMES, STANDINGS, Catalog, Standing
+from services.memory.evidence import posterior
 from services.memory.experience import MAX_FACTS, MAX_WORD, Outcome, check_objective, check_text
 from services.memory.index import Near
 from services.memory.polarity import opposed, polarity
@@ -24,7 +25,7 @@ NEAR_FLOOR = 0.60
 CANDIDATES = 50
 DEFAULT_LIMIT, MAX_LIMIT = 5, 50
 COPIES = 2
-"""How often the same objective, procedure and outcome comes before anything else that passed the gate."""
+"""How often the same objective, domain, procedure and outcome is returned at most; the rest is only counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,8 @@ class Query:
     domain: str = ""
     procedure: str = ""
     since: datetime | None = None
+    until: datetime | None = None
+    outcome: Outcome | None = None
     context: Mapping[str, str] = field(default_factory=dict)
     near: bool = False
 
@@ -53,23 +56,33 @@ class Gated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pick:
-    """One row to return; `copies` rows with the same objective, procedure and outcome passed the filters."""
+    """One row to return; `copies` rows passed the filters with its objective, domain, procedure, outcome, standing."""
 
     seq: int
     cosine: float
     near: bool
     copies: int
+    standing: Standing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What every row above the floor says of one procedure; `mean_tes` None when no TES is known."""
+    """What every row above the floor says of one procedure, if it may still be believed and was no rehearsal.
+
+    `mean_tes` is over the `tes_known` rows with a TES, None without any. `success_mean` with `success_low` and
+    `success_high` is the Beta posterior of success with its central 90 % interval (evidence.py), None without any.
+    """
 
     domain: str
     procedure: str
     successes: int
     failures: int
     mean_tes: float | None
+    tes_known: int
+    rehearsals: int
+    success_mean: float | None
+    success_low: float | None
+    success_high: float | None
 
 
 def check_query(query: Query) -> Query:
@@ -79,6 +92,8 @@ def check_query(query: Query) -> Query:
         check_text(getattr(query, what), what, MAX_WORD)
     if not 0 <= query.limit <= MAX_LIMIT:
         raise InvalidInput(f"limit is {query.limit}; ask for 1 to {MAX_LIMIT} (0 means {DEFAULT_LIMIT})")
+    if query.since is not None and query.until is not None and query.since >= query.until:
+        raise InvalidInput("since is not before until, so nothing could match; swap them or leave one out")
     if len(query.context) > MAX_FACTS:
         raise InvalidInput(f"at most {MAX_FACTS} context facts filter a recall")
     asked = query.min_cosine
@@ -92,17 +107,20 @@ def check_query(query: Query) -> Query:
     return replace(query, limit=query.limit or DEFAULT_LIMIT, namespace=query.namespace or "default")
 
 
-def floors(query: Query) -> tuple[float, float]:
-    """(floor, lower bound of the weak tier); the two are equal when no weak tier was asked for."""
-    floor = max(FLOOR, query.min_cosine or 0.0)
+def floors(query: Query, learned: float = FLOOR) -> tuple[float, float]:
+    """(floor, lower bound of the weak tier); the two are equal when no weak tier was asked for.
+
+    `learned` is what feedback says (feedback.py); nothing lowers the floor under it or under 0.80.
+    """
+    floor = max(FLOOR, learned, query.min_cosine or 0.0)
     if not query.near:
         return floor, floor
     return floor, min(floor, NEAR_FLOOR if query.min_cosine is None else query.min_cosine)
 
 
-def gate(query: Query, hits: Sequence[Near], objectives: Mapping[int, str]) -> list[Gated]:
+def gate(query: Query, hits: Sequence[Near], objectives: Mapping[int, str], learned: float = FLOOR) -> list[Gated]:
     """Which hits pass: strictly above their floor, and not pointing the other way. `objectives` is text by key."""
-    floor, lower = floors(query)
+    floor, lower = floors(query, learned)
     asked = polarity(query.objective)
     passed = []
     for hit in hits:
@@ -114,46 +132,66 @@ def gate(query: Query, hits: Sequence[Near], objectives: Mapping[int, str]) -> l
 
 
 def pick(rows: NDArray[Any], gated: Sequence[Gated], limit: int) -> list[Pick]:
-    """At most `limit` rows: best cosine first, newest first among equals, a few copies before the rest of them."""
+    """At most `limit` rows: best cosine first, newest first among equals, at most two copies of the same event.
+
+    What may no longer be believed comes after everything that may; `rows` holds no evicted ones.
+    """
     ranked: list[tuple[tuple[Any, ...], Pick]] = []
     for each in gated:
         mine = rows[rows["objective"] == each.objective]
-        kinds = mine["procedure"].astype(np.int64) * len(OUTCOMES) + mine["outcome"]
+        kinds = (mine["domain"].astype(np.int64) << 24) + mine["procedure"]
+        kinds = (kinds * len(OUTCOMES) + mine["outcome"]) * len(STANDINGS) + mine["standing"]
         for kind in np.unique(kinds).tolist():
             same = mine[kinds == kind]
-            newest = same[np.lexsort((-same["seq"], -same["occurred"]))[:limit]]
-            for place, row in enumerate(newest):
-                picked = Pick(seq=int(row["seq"]), cosine=each.cosine, near=each.near, copies=len(same))
-                rank = (each.near, -each.cosine, -float(row["occurred"]), -picked.seq)
-                ranked.append(((place >= COPIES, *rank), picked))
-    chosen = sorted(ranked, key=lambda item: item[0])[:limit]
-    return [picked for _, picked in sorted(chosen, key=lambda item: item[0][1:])]
+            standing = STANDINGS[kind % len(STANDINGS)]
+            for row in same[np.lexsort((-same["seq"], -same["occurred"]))[:COPIES]]:
+                picked = Pick(
+                    seq=int(row["seq"]), cosine=each.cosine, near=each.near, copies=len(same), standing=standing
+                )
+                doubted = STANDINGS.index(standing)  # valid, superseded, invalidated, in this order
+                ranked.append(((doubted, each.near, -each.cosine, -float(row["occurred"]), -picked.seq), picked))
+    return [picked for _, picked in sorted(ranked, key=lambda item: item[0])[:limit]]
 
 
 def summarise(rows: NDArray[Any], gated: Sequence[Gated], catalog: Catalog) -> list[Summary]:
     """Per domain and procedure over every row above the floor, not only those returned."""
     strong = [each.objective for each in gated if not each.near]
-    mine = rows[np.isin(rows["objective"], strong)]
-    success, failure = OUTCOMES.index(Outcome.SUCCESS), OUTCOMES.index(Outcome.FAILURE)
-    summaries = []
-    for domain, procedure in sorted(set(zip(mine["domain"].tolist(), mine["procedure"].tolist(), strict=True))):
-        same = mine[(mine["domain"] == domain) & (mine["procedure"] == procedure)]
-        known = same["tes"][~np.isnan(same["tes"])]
-        summaries.append(
-            Summary(
-                domain=catalog.domains.words[domain],
-                procedure=catalog.procedures.words[procedure],
-                successes=int((same["outcome"] == success).sum()),
-                failures=int((same["outcome"] == failure).sum()),
-                mean_tes=round(float(known.mean()), 6) if known.size else None,
-            )
+    mine = rows[np.isin(rows["objective"], strong) & (rows["standing"] == STANDINGS.index(Standing.VALID))]
+    pairs = sorted(set(zip(mine["domain"].tolist(), mine["procedure"].tolist(), strict=True)))
+    summaries = [
+        _summary(
+            catalog.domains.words[domain],
+            catalog.procedures.words[procedure],
+            mine[(mine["domain"] == domain) & (mine["procedure"] == procedure)],
         )
+        for domain, procedure in pairs
+    ]
     return sorted(summaries, key=lambda each: (each.domain, each.procedure))
 
 
-def why(query: Query, picked: Pick, objective: str) -> str:
-    """Why this one is here, in a line."""
-    floor, lower = floors(query)
+def _summary(domain: str, procedure: str, rows: NDArray[Any]) -> Summary:
+    real = rows[~rows["rehearsal"]]
+    successes = int((real["outcome"] == OUTCOMES.index(Outcome.SUCCESS)).sum())
+    failures = int((real["outcome"] == OUTCOMES.index(Outcome.FAILURE)).sum())
+    known = real["tes"][~np.isnan(real["tes"])]
+    chance = posterior(successes, failures)
+    return Summary(
+        domain=domain,
+        procedure=procedure,
+        successes=successes,
+        failures=failures,
+        mean_tes=round(float(known.mean()), 6) if known.size else None,
+        tes_known=int(known.size),
+        rehearsals=len(rows) - len(real),
+        success_mean=None if chance is None else chance.mean,
+        success_low=None if chance is None else chance.low,
+        success_high=None if chance is None else chance.high,
+    )
+
+
+def why(query: Query, picked: Pick, objective: str, *, learned: float = FLOOR, doubt: str = "") -> str:
+    """Why this one is here, in a line. `doubt` says by whom and why it may no longer be believed."""
+    floor, lower = floors(query, learned)
     if objective == query.objective:
         line = "the same words"
     elif picked.near:
@@ -162,4 +200,4 @@ def why(query: Query, picked: Pick, objective: str) -> str:
         line = f"means the same: cosine {picked.cosine:.3f} is above the floor of {floor:.2f}"
     if picked.copies > 1:
         line += f"; {picked.copies} experiences with this objective, procedure and outcome"
-    return line
+    return f"{doubt}; {line}" if doubt else line

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from chassis.clock import parse_iso
 from services.memory.catalog import OUTCOME_CODES, STANDING_CODES, Catalog
 from services.memory.embedding import Vectors
+from services.memory.experience import REHEARSAL
 from services.memory.index import Keys
 from services.memory.queries import SQL
 from services.memory.store import Store, explained
 
 BATCH = 16_384
+REHEARSALS = (SQL["with_fact"], REHEARSAL)
 
 
 class Scan:
@@ -35,14 +37,17 @@ class Scan:
         """Every row that can be read."""
         catalog = Catalog()
         standings = dict(self._connection.execute(SQL["scan_standings"]).fetchall())
+        rehearsals = np.sort(np.fromiter((seq for (seq,) in self._connection.execute(*REHEARSALS)), dtype=np.int64))
         events = self._connection.execute(SQL["scan_events"])
         members = self._connection.execute(SQL["scan_members"]).fetchall()
         rows = merge(events, members) if members else events  # rolled-up rows lie between those that are left
         while batch := list(islice(rows, BATCH)):
-            self._add(catalog, batch, standings)
+            self._add(catalog, batch, standings, rehearsals)
         return catalog
 
-    def _add(self, catalog: Catalog, batch: list[tuple[Any, ...]], standings: dict[int, str]) -> None:
+    def _add(
+        self, catalog: Catalog, batch: list[tuple[Any, ...]], standings: dict[int, str], rehearsals: NDArray[np.int64]
+    ) -> None:
         readable = []
         for row in batch:
             try:
@@ -55,9 +60,12 @@ class Scan:
         if not readable:
             return
         seq, namespace, domain, procedure, objective, occurreds, outcomes, tes, stands = zip(*readable, strict=True)
+        seqs = np.array(seq, dtype=np.int64)
+        places = np.searchsorted(rehearsals, seqs)
         catalog.extend(
             {
-                "seq": np.array(seq, dtype=np.int64),
+                "seq": seqs,
+                "rehearsal": np.append(rehearsals, -1)[places] == seqs,
                 "objective": np.array(objective, dtype=np.int32),
                 "namespace": np.array([catalog.namespaces.code(each) for each in namespace], dtype=np.int32),
                 "domain": np.array([catalog.domains.code(each) for each in domain], dtype=np.int32),

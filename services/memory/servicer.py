@@ -2,19 +2,22 @@
 
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
 from calyx.memory.v1 import memory_pb2 as pb
 from calyx.memory.v1 import memory_pb2_grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from chassis.clock import Clock
+from chassis.clock import Clock, parse_iso
 from chassis.errors import InvalidInput, Unavailable
 from chassis.executor import Executor
 from chassis.rpc import auth
+from services.memory.catalog import Standing
 from services.memory.experience import Experience, Outcome
+from services.memory.feedback import Verdict
 from services.memory.memory import Memory
 from services.memory.recall import Query
 
@@ -43,6 +46,8 @@ ALLOW: Mapping[str, frozenset[str]] = {
 
 DEFAULT_PAGE, MAX_PAGE = 50, 500
 
+Ours = TypeVar("Ours")
+
 _OUTCOMES: Mapping["pb.Outcome.ValueType", Outcome] = {
     pb.OUTCOME_SUCCESS: Outcome.SUCCESS,
     pb.OUTCOME_FAILURE: Outcome.FAILURE,
@@ -51,11 +56,26 @@ _OUTCOMES: Mapping["pb.Outcome.ValueType", Outcome] = {
 }
 _WIRE = {ours: theirs for theirs, ours in _OUTCOMES.items()}
 
+_STANDINGS: Mapping["pb.Standing.ValueType", Standing] = {
+    pb.STANDING_VALID: Standing.VALID,
+    pb.STANDING_SUPERSEDED: Standing.SUPERSEDED,
+    pb.STANDING_INVALIDATED: Standing.INVALIDATED,
+    pb.STANDING_EVICTED: Standing.EVICTED,
+}
+_WIRE_STANDINGS = {ours: theirs for theirs, ours in _STANDINGS.items()}
+
+_VERDICTS: Mapping["pb.Verdict.ValueType", Verdict] = {
+    pb.VERDICT_USEFUL: Verdict.USEFUL,
+    pb.VERDICT_USELESS: Verdict.USELESS,
+    pb.VERDICT_HARMFUL: Verdict.HARMFUL,
+    pb.VERDICT_WITHDRAWN: Verdict.WITHDRAWN,
+}
+
 
 class Meter(Protocol):
     """Who counts recalls."""
 
-    def recalled(self, hit: bool, seconds: float) -> None: ...
+    def recalled(self, hit: bool, seconds: float, searched: int) -> None: ...
 
 
 class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
@@ -84,11 +104,20 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
         began = self._clock.monotonic()
         found = await self._executor.run(self._memory.recall, query_from_wire(request))
         if self._meter is not None:
-            self._meter.recalled(bool(found.matches), self._clock.monotonic() - began)
+            self._meter.recalled(bool(found.matches), self._clock.monotonic() - began, found.searched)
         return pb.RecallResponse(
             matches=[
                 pb.Match(
-                    experience=experience_to_wire(each.experience), cosine=each.cosine, near=each.near, why=each.why
+                    experience=experience_to_wire(each.experience),
+                    cosine=each.cosine,
+                    near=each.near,
+                    why=each.why,
+                    standing=_WIRE_STANDINGS[each.standing],
+                    because_of=each.because_of,
+                    copies=each.copies,
+                    source=source_of(each.experience),
+                    untrusted=True,
+                    harmful=each.harmful,
                 )
                 for each in found.matches
             ],
@@ -99,19 +128,38 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
                     successes=each.successes,
                     failures=each.failures,
                     mean_tes=each.mean_tes,
+                    success_mean=each.success_mean,
+                    success_low=each.success_low,
+                    success_high=each.success_high,
+                    tes_known=each.tes_known,
+                    rehearsals=each.rehearsals,
                 )
                 for each in found.summaries
             ],
             floor=found.floor,
             searched=found.searched,
             pending=found.pending,
+            evicted=found.evicted,
         )
 
     async def Feedback(self, request: pb.FeedbackRequest, context: Any) -> pb.FeedbackResponse:
-        labels = await self._executor.run(
-            self._memory.feedback, request.id, request.useful, request.query, auth.caller()
+        told = Verdict.USEFUL if request.useful else Verdict.USELESS
+        if request.verdict != pb.VERDICT_UNSPECIFIED:
+            told = _known(_VERDICTS, request.verdict, "verdict")
+        judged = await self._executor.run(
+            partial(
+                self._memory.trust.judge,
+                request.id,
+                told,
+                query=request.query,
+                cosine=request.cosine if request.HasField("cosine") else None,
+                task_id=request.task_id,
+                caller=auth.caller(),
+            )
         )
-        return pb.FeedbackResponse(labels=labels)
+        return pb.FeedbackResponse(
+            labels=judged.labels, standing=_WIRE_STANDINGS[judged.standing], reason=judged.reason
+        )
 
     async def AmendOutcome(self, request: pb.AmendOutcomeRequest, context: Any) -> pb.AmendOutcomeResponse:
         outcome = outcome_from_wire(request.outcome)
@@ -122,7 +170,13 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
 
     async def Compact(self, request: pb.CompactRequest, context: Any) -> pb.CompactResponse:
         done = await self._executor.run(self._memory.upkeep.compact, dry_run=request.dry_run)
-        return pb.CompactResponse(merged=done.merged, kept=done.kept)
+        return pb.CompactResponse(
+            merged=done.merged,
+            kept=done.kept,
+            rollups=done.rollups,
+            freed_bytes=done.freed_bytes or 0,
+            retired=done.retired,
+        )
 
     async def Verify(self, request: pb.VerifyRequest, context: Any) -> pb.VerifyResponse:
         verdict = await self._executor.run(self._memory.upkeep.verify)
@@ -153,19 +207,47 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             index=stats.index,
             verified_at=_stamp(stats.verified_at) if stats.verified_at else None,
             schema_version=stats.schema_version,
+            labels=stats.trust.labels,
+            feedback_precision=stats.trust.precision,
+            floor=stats.trust.floor.value,
+            evicted=stats.trust.evicted,
         )
 
     async def ListExperiences(self, request: pb.ListExperiencesRequest, context: Any) -> pb.ListExperiencesResponse:
-        if not 0 <= request.limit <= MAX_PAGE:
-            raise InvalidInput(f"limit is {request.limit}; ask for 1 to {MAX_PAGE} (0 means {DEFAULT_PAGE})")
-        found = await self._executor.run(self._memory.newest, request.limit or DEFAULT_PAGE, request.domain)
+        found = await self._executor.run(self._memory.newest, _page(request.limit), request.domain)
         return pb.ListExperiencesResponse(experiences=[experience_to_wire(each) for each in found])
 
     async def SetStanding(self, request: pb.SetStandingRequest, context: Any) -> pb.SetStandingResponse:
-        raise Unavailable("standings can't be set yet")
+        changed = await self._executor.run(
+            partial(
+                self._memory.trust.stand,
+                request.id,
+                _known(_STANDINGS, request.standing, "standing"),
+                because_of=request.because_of,
+                reason=request.reason,
+                caller=auth.caller(),
+            )
+        )
+        return pb.SetStandingResponse(changed=changed)
 
     async def ListStandings(self, request: pb.ListStandingsRequest, context: Any) -> pb.ListStandingsResponse:
-        raise Unavailable("standings can't be listed yet")
+        which = None
+        if request.standing != pb.STANDING_UNSPECIFIED:
+            which = _known(_STANDINGS, request.standing, "standing")
+        found = await self._executor.run(self._memory.trust.listed, which, _page(request.limit))
+        return pb.ListStandingsResponse(
+            standings=[
+                pb.Stood(
+                    experience=experience_to_wire(experience),
+                    standing=_WIRE_STANDINGS[each.standing],
+                    because_of=each.because_of,
+                    reason=each.reason,
+                    caller=each.caller,
+                    at=_stamp(parse_iso(each.recorded_at)),
+                )
+                for experience, each in found
+            ]
+        )
 
     async def Restore(self, request: pb.RestoreRequest, context: Any) -> pb.RestoreResponse:
         raise Unavailable("a store can't be restored yet")
@@ -176,6 +258,23 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
 
     async def Import(self, request: pb.ImportRequest, context: Any) -> pb.ImportResponse:
         raise Unavailable("nothing can be imported yet")
+
+
+def source_of(experience: Experience) -> str:
+    """Where its text comes from, so that whoever reads it knows whose words they are."""
+    return f"{experience.station_id}/{experience.namespace}/{experience.origin}"
+
+
+def _page(limit: int) -> int:
+    if not 0 <= limit <= MAX_PAGE:
+        raise InvalidInput(f"limit is {limit}; ask for 1 to {MAX_PAGE} (0 means {DEFAULT_PAGE})")
+    return limit or DEFAULT_PAGE
+
+
+def _known(ours: Mapping[Any, Ours], wire: int, what: str) -> Ours:
+    if wire not in ours:
+        raise InvalidInput(f"{what} is missing or unknown ({wire}); say one of {', '.join(map(str, ours.values()))}")
+    return ours[wire]
 
 
 def outcome_from_wire(outcome: "pb.Outcome.ValueType") -> Outcome:
@@ -244,6 +343,8 @@ def query_from_wire(wire: pb.RecallRequest) -> Query:
         domain=wire.domain,
         procedure=wire.procedure,
         since=_moment(wire.since, "since") if wire.HasField("since") else None,
+        until=_moment(wire.until, "until") if wire.HasField("until") else None,
+        outcome=None if wire.outcome == pb.OUTCOME_UNSPECIFIED else _known(_OUTCOMES, wire.outcome, "outcome"),
         context=dict(wire.context),
         near=wire.near,
     )

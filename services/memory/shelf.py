@@ -2,21 +2,41 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import structlog
 
 from services.memory.catalog import Catalog, Facts, Standing
 from services.memory.embedding import Embedder, Vectors, check_vectors
-from services.memory.experience import Experience, Outcome
+from services.memory.experience import REHEARSAL, Experience, Outcome
 from services.memory.index import VectorIndex
 from services.memory.retention import remove_orphans
 from services.memory.scan import lacking, scanning
 from services.memory.store import Appended, Store
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What one recall works on, all of one model: vectors of two models are never compared.
+
+    `waiting` are objectives that are not in the index yet, with the number of their rows.
+    """
+
+    embedder: Embedder
+    index: VectorIndex
+    catalog: Catalog
+    waiting: Counter[int]
+
+    @property
+    def pending(self) -> int:
+        """Durable rows that recall can't find yet."""
+        return sum(self.waiting.values())
 
 
 class Shelf:
@@ -27,14 +47,14 @@ class Shelf:
     """
 
     def __init__(self, store: Store, embedder: Embedder, index: VectorIndex) -> None:
-        self._store, self.embedder, self.index = store, embedder, index
+        self._store = store
+        self.shown = Shown(embedder=embedder, index=index, catalog=Catalog(), waiting=Counter())
         self.change = store.change
         self._rebuilding = threading.Lock()
         # What changed since a rebuild began; None: none is under way. Under `change`.
         self._meanwhile: list[Callable[[Catalog], None]] | None = None
         self._indexed_meanwhile: set[int] = set()
-        self.catalog = Catalog()
-        self._waiting: Counter[int] = Counter()
+        self._claimed: set[int] = set()
         self._entries = 0
         self._load(rebuild=False)
 
@@ -59,12 +79,25 @@ class Shelf:
             log.error("vectors that can't be used are made anew", objectives=bad[:20])
             self._store.drop_vectors(model, bad)
             keys = np.setdiff1d(keys, bad)
-        self.catalog, self._waiting, self._entries = fresh, Counter(lacking(fresh, keys)), len(keys)
+        self.shown = replace(self.shown, catalog=fresh, waiting=Counter(lacking(fresh, keys)))
+        self._entries = len(keys)
+
+    @property
+    def embedder(self) -> Embedder:
+        return self.shown.embedder
+
+    @property
+    def index(self) -> VectorIndex:
+        return self.shown.index
+
+    @property
+    def catalog(self) -> Catalog:
+        return self.shown.catalog
 
     @property
     def pending(self) -> int:
         """Durable rows that recall can't find yet."""
-        return sum(self._waiting.values())
+        return self.shown.pending
 
     @property
     def indexed(self) -> int:
@@ -74,7 +107,7 @@ class Shelf:
     @property
     def waiting(self) -> frozenset[int]:
         """Objectives that are not in the index yet."""
-        return frozenset(self._waiting)
+        return frozenset(self.shown.waiting)
 
     def add(self, appended: Appended, experience: Experience) -> None:
         """Put a durable row into the catalog; under `change`. Its objective may not be in the index yet."""
@@ -90,10 +123,11 @@ class Shelf:
                 standing=Standing.VALID,
                 occurred=experience.occurred_at.timestamp(),
                 tes=float("nan") if experience.tes is None else experience.tes,
+                rehearsal=experience.context.get(REHEARSAL[0]) == REHEARSAL[1],
             )
         )
-        if key in self._waiting or key not in self.index:
-            self._waiting[key] += 1
+        if key in self.shown.waiting or key not in self.index:
+            self.shown.waiting[key] += 1
 
     def amend(self, seq: int, outcome: Outcome) -> None:
         self._note(lambda catalog: catalog.amend(seq, outcome))
@@ -104,7 +138,7 @@ class Shelf:
 
     def forget(self, seqs: Collection[int]) -> None:
         """Leave out rows that the store has no more; under `change`, and not during a rebuild."""
-        self.catalog = self.catalog.without(seqs)
+        self.shown = replace(self.shown, catalog=self.catalog.without(seqs))
 
     def _put(self, facts: Facts) -> None:
         self._note(lambda catalog: catalog.add(facts) if facts.seq > catalog.last else None)
@@ -115,29 +149,37 @@ class Shelf:
             self._meanwhile.append(change)
 
     def embed_pending(self, limit: int) -> int:
-        """Embed at most `limit` waiting objectives, store their vectors and index them; returns how many."""
+        """Embed at most `limit` waiting objectives, oldest first, store their vectors and index them; returns how many.
+
+        Several threads may do so at once; none takes what another has begun.
+        """
         with self.change:
-            keys = sorted(self._waiting)[:limit]
-        if not keys:
-            return 0
-        model, dimension = self.embedder.model_sha256, self.embedder.dimension
-        texts = self._store.objectives(keys)
+            shown = self.shown
+            keys = list(islice((key for key in shown.waiting if key not in self._claimed), limit))
+            self._claimed.update(keys)
+        try:
+            return self._embed(shown, keys) if keys else 0
+        finally:
+            with self.change:
+                self._claimed.difference_update(keys)
+
+    def _embed(self, shown: Shown, keys: list[int]) -> int:
         # What is stored but was refused by the index then is only indexed.
-        stored = self._store.vectors(model, keys)
-        missing = [key for key in keys if key in texts and key not in stored]
-        if missing:
-            made = check_vectors(self.embedder.embed([texts[key] for key in missing]), dimension)
-            fresh = {key: row.tobytes() for key, row in zip(missing, made, strict=True)}
-            self._store.add_vectors(model, [(key, texts[key], vector) for key, vector in fresh.items()])
-            stored |= fresh
+        texts = self._store.objectives(keys)
+        stored = self._store.vectors(shown.embedder.model_sha256, keys)
+        stored |= embed_objectives(
+            self._store, shown.embedder, {k: texts[k] for k in keys if k in texts and k not in stored}
+        )
         ready = sorted(stored)
-        vectors = np.frombuffer(b"".join(stored[key] for key in ready), dtype="<f4").reshape(len(ready), dimension)
+        joined = np.frombuffer(b"".join(stored[key] for key in ready), dtype="<f4")
         with self.change:
-            self.index.add(ready, vectors)
+            if self.embedder is not shown.embedder:
+                return len(ready)  # another model serves by now
+            self.index.add(ready, joined.reshape(len(ready), shown.embedder.dimension))
             if self._meanwhile is not None:
                 self._indexed_meanwhile.update(ready)
             for key in ready:
-                self._entries += self._waiting.pop(key, 0) > 0
+                self._entries += self.shown.waiting.pop(key, 0) > 0
         return len(ready)
 
     def rebuild(self, orphans: Collection[int] = ()) -> int:
@@ -173,7 +215,8 @@ class Shelf:
                     log.error("vectors that can't be used are made anew", objectives=bad[:20])
                     self._store.drop_vectors(model, bad)
                 held = np.array(sorted(keys.difference(bad)), dtype=np.int64)
-                self.catalog, self._waiting, self._entries = fresh, Counter(lacking(fresh, held)), len(held)
+                self.shown = replace(self.shown, catalog=fresh, waiting=Counter(lacking(fresh, held)))
+                self._entries = len(held)
             finally:
                 self._meanwhile = None
         return len(self.catalog) - self.pending
@@ -190,3 +233,13 @@ class Shelf:
         found = self._store.vectors(self.embedder.model_sha256, keys)
         joined = np.frombuffer(b"".join(found[key] for key in keys), dtype="<f4")
         return keys, joined.reshape(len(keys), self.embedder.dimension)
+
+
+def embed_objectives(store: Store, embedder: Embedder, texts: Mapping[int, str]) -> dict[int, bytes]:
+    """Embed texts, told by their key, and store their vectors; returns them."""
+    if not texts:
+        return {}
+    made = check_vectors(embedder.embed(list(texts.values())), embedder.dimension)
+    fresh = {key: row.tobytes() for key, row in zip(texts, made, strict=True)}
+    store.add_vectors(embedder.model_sha256, [(key, texts[key], vector) for key, vector in fresh.items()])
+    return fresh

@@ -146,11 +146,12 @@ def test_unknown_and_no_work_count_neither_way(make_memory: Make) -> None:
     assert (summary.successes, summary.failures, summary.mean_tes) == (0, 0, None)
 
 
-def test_copies_give_way_to_others_and_fill_up_when_there_are_none(make_memory: Make) -> None:
+def test_at_most_two_copies_of_the_same_event_are_returned_and_the_rest_is_counted(make_memory: Make) -> None:
     memory = make_memory()
     for number in range(1, 11):
         memory.record(experience(number))
-    assert ids(memory, "rotate the logs", limit=4) == ["e-10", "e-9", "e-8", "e-7"]
+    assert ids(memory, "rotate the logs", limit=4) == ["e-10", "e-9"]
+    assert [each.copies for each in memory.recall(Query(objective="rotate the logs")).matches] == [10, 10]
     memory.record(experience("failed", outcome=Outcome.FAILURE, occurred_at=START))
     memory.record(experience("xz", procedure="xz", occurred_at=START - timedelta(days=1)))
     assert ids(memory, "rotate the logs", limit=4) == ["e-10", "e-9", "e-failed", "e-xz"]
@@ -404,12 +405,3 @@ def test_compaction_merges_nothing_and_says_so(make_memory: Make) -> None:
     assert memory.upkeep.compact(dry_run=True) == memory.upkeep.compact(dry_run=False)
     assert memory.upkeep.compact(dry_run=True).merged == 0
     assert ids(memory, "rotate the logs") == ["e-1"]
-
-
-def test_feedback_is_kept_and_counted(make_memory: Make) -> None:
-    memory = make_memory()
-    memory.record(experience(1))
-    assert memory.feedback("e-1", True, "rotate the logs", "operator") == 1
-    assert memory.feedback("e-1", False, "rotate the logs", "operator") == 2
-    with pytest.raises(NotFound):
-        memory.feedback("e-9", True, "", "operator")
