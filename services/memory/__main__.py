@@ -21,19 +21,23 @@ from chassis.clock import SystemClock
 from chassis.errors import CalyxError, Refused, Unavailable
 from chassis.executor import BoundedExecutor, ThreadExecutor
 from chassis.identity import load_identity
-from chassis.periodic import Periodic
 from chassis.rpc.server import Served, run_service
 from chassis.settings import StationSettings, load
 from services.memory.coarse import CoarseIndex
+from services.memory.drain import Drain
 from services.memory.index import VectorIndex
 from services.memory.memory import Memory
 from services.memory.metrics import MemoryCollector, RecallMeter
 from services.memory.minilm import MiniLM
+from services.memory.redo import RedoLog
 from services.memory.servicer import ALLOW, MemoryServicer
 from services.memory.settings import MemorySettings
 from services.memory.store import Store, explained
 
-CATCH_UP_SECONDS = 5.0
+EMBEDDING_THREADS = 2
+CALL_THREADS = 8
+"""More than cores: a caller that records waits for the disk, together with others."""
+
 MOST_AT_ONCE = 128
 """Calls under way or waiting; about two seconds of recalls in a memory of a million. More are refused."""
 
@@ -43,22 +47,21 @@ def main() -> None:
     layout = station.layout
     settings = load(MemorySettings, "memory", layout)
     identity = load_identity(layout)
-    clock, executor = SystemClock(), ThreadExecutor("memory", threads=4)
+    clock, executor = SystemClock(), ThreadExecutor("memory", threads=CALL_THREADS)
     owned = own(layout.memory)
     embedder = open_embedder(settings, layout.memory / "model")
-    store = Store(layout.memory / "experience.sqlite")
+    store = Store(layout.memory / "experience.sqlite", redo=RedoLog(layout.memory / "redo"))
+    drain = Drain(EMBEDDING_THREADS)
     memory = Memory(
         store=store,
         embedder=embedder,
         index=open_index(settings, layout.memory / "index", embedder, store),
         clock=clock,
         audit=Audit(layout.audit("memory"), clock, "memory"),
+        wake=drain.wake,
     )
     meter = RecallMeter(prometheus_client.REGISTRY)
     prometheus_client.REGISTRY.register(MemoryCollector(memory, clock))
-
-    def catch_up() -> None:
-        memory.catch_up()
 
     def stop() -> None:
         memory.close()
@@ -86,7 +89,7 @@ def main() -> None:
             )
         ],
         checks={"store and index": memory.upkeep.check},
-        periodics=[Periodic(name="memory-catch-up", every_seconds=CATCH_UP_SECONDS, step=catch_up)],
+        periodics=drain.periodics(memory.catch_up),
         clock=clock,
         executor=executor,
         on_stop=stop,
