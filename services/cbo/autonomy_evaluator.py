@@ -281,8 +281,8 @@ def _obey(standing: Standing, entry: Entry, terms: Terms) -> Standing:
 
 
 def just_demoted(standing: Standing, pulse: int) -> bool:
-    """Whether the rule took the level away in this very pulse."""
-    return pulse in standing.demotions
+    """Whether the rule took the level away in this very pulse, or after what is said of this pulse was asked for."""
+    return bool(standing.demotions) and pulse <= standing.demotions[-1]
 
 
 def _count(standing: Standing, entry: Entry, terms: Terms) -> Standing:

@@ -262,6 +262,13 @@ def test_while_the_manifest_is_void_the_level_is_observe_and_nothing_rises(
         assert after.level <= before.level
 
 
+@given(st.integers(5, 60))
+def test_good_pulses_under_a_void_manifest_count_and_promote_once_it_is_valid_again(count: int) -> None:
+    void = fold(START, number([work(99.0)] * count), Terms(void="expired"))
+    assert (void.level, void.run) == (Level.GUIDE, count)
+    assert step(void, Entry(pulse=count + 1, digest="new"), TERMS).level is Level.EXECUTE
+
+
 @given(standings)
 def test_a_void_manifest_takes_nothing_that_was_earned(standing: Standing) -> None:
     quiet = step(standing, Entry(pulse=standing.pulse), Terms(void="expired"))
@@ -280,6 +287,7 @@ def test_approval_and_demotion_in_one_pulse_end_demoted_in_either_order(standing
     first, last = fold(acting, [yes, bad], TERMS), fold(acting, [bad, yes], TERMS)
     both = step(acting, replace(bad, forced=Level.EXECUTE), TERMS)
     assert first.level is last.level is both.level is Level.GUIDE
+    assert fold(acting, [bad, replace(yes, pulse=pulse - 1)], TERMS).level is Level.GUIDE, "asked for before, too"
     later = step(last, replace(yes, pulse=pulse + 1), TERMS)
     assert later.level is Level.EXECUTE, "a person may overrule it, but not by a click that crossed it"
 

@@ -25,6 +25,7 @@ from chassis.audit import verify
 from chassis.clock import iso, parse_iso
 from chassis.layout import SERVICES
 from chassis.rng import Rng
+from services.cbo.ladder_log import rebuild, standings_of
 from services.memory.minilm import MiniLM
 from tests.virtual.virtual_station import Killed, VirtualStation
 
@@ -131,6 +132,13 @@ def test_the_built_in_domains_were_promoted_and_really_worked(day: Day) -> None:
     archives = [path for path in day.station.layout.logs.iterdir() if path.name.startswith("app.log.")]
     assert archives
     assert list((day.station.layout.root / "reports" / "summaries").glob("*.json"))
+
+
+def test_the_days_records_alone_rebuild_every_domains_standing(day: Day) -> None:
+    ladder = day.station.overseer.bridge.ladder
+    rebuilt = rebuild(day.records)
+    assert rebuilt == {domain: ladder.standing(domain) for domain in day.station.domains}
+    assert rebuilt == standings_of(day.records[-1])
 
 
 def test_high_ram_raised_one_cleanup_intent(day: Day) -> None:
