@@ -145,7 +145,7 @@ def decide(standing: Standing, terms: Terms) -> Decision:
         return Decision(
             level=Level.OBSERVE,
             reason=f"the manifest gives no right to act: {terms.void}",
-            next=f"a valid edition, signed and approved, brings {standing.level.name} back",
+            next=f"an edition that is valid and approved brings {standing.level.name} back",
         )
     return earned(standing, terms)
 
@@ -204,7 +204,7 @@ def _so_far(standing: Standing, terms: Terms) -> str:
 def _would_demote(standing: Standing, terms: Terms) -> str:
     more = terms.max_failures + 1 - standing.failures_in_window
     said = (
-        f"mean TES under {terms.demote_below:g} over {terms.mean_pulses} pulses with work, or {more} more "
+        f"mean TES under {terms.demote_below:g} over up to {terms.mean_pulses} pulses with work, or {more} more "
         f"failure{'' if more == 1 else 's'} (more than {terms.max_failures} in {terms.failure_pulses}), demotes"
     )
     if not standing.probation:
