@@ -33,7 +33,8 @@ def write_backup(store: Store, folder: Path, now: datetime) -> Backup:
     temporary = folder / f".{path.name}.tmp"
     with explained("write a backup", path):
         folder.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
+        for left in folder.glob(".experience-*.tmp*"):  # what a kill left; one backup at a time
+            left.unlink()
         try:
             with closing(store.snapshot()) as connection:
                 connection.execute("VACUUM INTO ?", (str(temporary),))

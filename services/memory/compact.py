@@ -6,12 +6,14 @@ the next run goes on where this one ended.
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import groupby, islice
+from itertools import islice
 
+from chassis.canonical import digest
 from chassis.clock import iso, parse_iso
 from services.memory.members import Member, member_of, one_snapshot, roll_up, rollup_of
 from services.memory.queries import SQL
@@ -32,11 +34,13 @@ RETIRED_AT_ONCE = 512
 PAGES_GIVEN_BACK = 256
 """Pages of the file given back in one transaction."""
 
+HOMES = ("event", "member")
+
+Routine = tuple[int, int]
+"""The number of a routine row and of its outcome."""
+
 INCREMENTAL = 2
 """SQLite's auto_vacuum mode in which a file shrinks by as many pages as one asks for."""
-
-Progress = Callable[[str, int], None]
-"""Told what is being done and how many so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,34 +65,37 @@ class Compacted:
     freed_bytes: int | None
 
 
-def compact(store: Store, shelf: Shelf, terms: Terms, now: datetime, *, dry_run: bool, told: Progress) -> Compacted:
+def compact(store: Store, shelf: Shelf, terms: Terms, now: datetime, *, dry_run: bool) -> Compacted:
     """Do it, or only count what would be done."""
     with closing(store.snapshot()) as connection, explained("compact", store.path):
-        retired = _retire(store, shelf, connection, terms.rules, now, dry_run, told)
-        merged, fresh = _roll_up(store, connection, iso(now - terms.older_than), dry_run, told)
-        freed = None if dry_run else _give_back(store, told)
+        retired = _retire(store, shelf, connection, terms.rules, now, dry_run)
+        merged, fresh = _roll_up(store, connection, terms, now, dry_run)
+        freed = None if dry_run else _give_back(store)
         (rows,) = connection.execute("SELECT count(*) FROM event").fetchone()
         (rollups,) = connection.execute(SQL["count_rollups"]).fetchone()
     if dry_run:
-        rows, rollups = rows - merged, rollups + fresh
-    return Compacted(merged=merged, kept=rows, rollups=rollups, retired=retired, freed_bytes=freed)
+        rows, rollups = rows - merged - retired["event"], rollups + fresh
+    return Compacted(merged=merged, kept=rows, rollups=rollups, retired=retired.total(), freed_bytes=freed)
 
 
 # rolling up
 
 
 def _roll_up(
-    store: Store, connection: sqlite3.Connection, before: str, dry_run: bool, told: Progress
+    store: Store, connection: sqlite3.Connection, terms: Terms, now: datetime, dry_run: bool
 ) -> tuple[int, int]:
     merged = fresh = 0
-    for batch, new in _batches(_alike(connection, before)):
-        fresh += new
+    before = iso(now - terms.older_than)
+    found = (each for objective in _objectives(connection, before) for each in _alike(connection, objective, before))
+    if dry_run:  # what a rule ends is gone by then
+        found = (each for each in found if not _ended(each[0], terms.rules, now))
+    while batch := list(islice(found, BATCH)):
+        fresh += sum(new for _, new in batch)
         if dry_run:
             merged += len(batch)
-        else:
-            with store.transaction("roll up") as writing:
-                merged += _move(writing, batch)
-        told("rolled up", merged)
+            continue
+        with store.transaction("roll up") as writing:
+            merged += _move(writing, [member for member, _ in batch])
     return merged, fresh
 
 
@@ -102,45 +109,55 @@ def _move(connection: sqlite3.Connection, batch: Sequence[Member]) -> int:
     return len(still)
 
 
-def _batches(found: Iterator[tuple[Member, bool]]) -> Iterator[tuple[list[Member], int]]:
-    while batch := list(islice(found, BATCH)):
-        yield [member for member, _ in batch], sum(new for _, new in batch)
+def _ended(member: Member, rules: Sequence[Rule], now: datetime) -> bool:
+    rule = rule_for(rules, member.kind, member.outcome)
+    return rule is not None and parse_iso(member.fields["recorded_at"]) < now - rule.keep
 
 
-def _alike(connection: sqlite3.Connection, before: str) -> Iterator[tuple[Member, bool]]:
+def _objectives(connection: sqlite3.Connection, before: str) -> Iterator[int]:
+    """Objectives with more than one routine row, or with one beside a roll-up."""
+    after = 0
+    while rows := connection.execute(
+        SQL["routine_objectives"], {"after": after, "before": before, "page": PAGE}
+    ).fetchall():
+        yield from (row[0] for row in rows)
+        after = rows[-1][0]
+
+
+def _alike(connection: sqlite3.Connection, objective: int, before: str) -> Iterator[tuple[Member, bool]]:
     """Routine rows that agree with at least one other, or with a roll-up; True with the first of a new roll-up."""
-    for _, members in groupby(_routine(connection, before), key=lambda each: each.facts[4]):
-        first: dict[tuple[str, ...], Member | None] = {}  # None: its roll-up is there, or will be
-        for member in members:
-            if member.facts not in first:
-                known = rollup_of(connection, member.facts) is not None
-                first[member.facts] = None if known else member
-                if known:
-                    yield member, False
-                continue
-            waiting, first[member.facts] = first[member.facts], None
-            if waiting is not None:
-                yield waiting, True
-            yield member, False
+    # The only one of its kind so far, by the digest of what they must agree in; None: its roll-up is or will be there.
+    alone: dict[str, Routine | None] = {}
+    for row, member in _routine(connection, objective, before):
+        kind = digest(list(member.facts))
+        if kind not in alone:
+            known = rollup_of(connection, member.facts) is not None
+            alone[kind] = None if known else row
+            if known:
+                yield member, False
+            continue
+        first, alone[kind] = alone[kind], None
+        if first is not None:
+            yield from ((again, True) for _, again in _members(connection, [first]))
+        yield member, False
 
 
-def _routine(connection: sqlite3.Connection, before: str) -> Iterator[Member]:
-    """Whole rows that may be rolled up, objective by objective; damaged ones stay for verify to name."""
-    place = (0, 0)
-    while True:
-        with one_snapshot(connection):
-            terms = {"objective": place[0], "seq": place[1], "before": before, "page": PAGE}
-            rows = connection.execute(SQL["routine"], terms).fetchall()
-            outcomes = {row["seq"]: row["outcome_seq"] for row in rows}
-            wanted = (json.dumps(list(outcomes)),)
-            found = connection.execute(SQL["events_by_seq"], wanted).fetchall()
-            stored = {each.seq: each for each in hydrate(connection, found)}
-        if not rows:
-            return
-        for row in rows:
-            if not stored[row["seq"]].damage:
-                yield member_of(stored[row["seq"]], outcomes[row["seq"]])
-        place = (rows[-1]["objective"], rows[-1]["seq"])
+def _routine(connection: sqlite3.Connection, objective: int, before: str) -> Iterator[tuple[Routine, Member]]:
+    after = 0
+    while rows := connection.execute(
+        SQL["routine"], {"objective": objective, "after": after, "before": before, "page": PAGE}
+    ).fetchall():
+        yield from _members(connection, [(row[0], row[1]) for row in rows])
+        after = rows[-1][0]
+
+
+def _members(connection: sqlite3.Connection, rows: Sequence[Routine]) -> list[tuple[Routine, Member]]:
+    """Those that are whole, as members; damaged ones stay for verify to name, amended ones are routine no longer."""
+    with one_snapshot(connection):
+        wanted = json.dumps([seq for seq, _ in rows])
+        stored = hydrate(connection, connection.execute(SQL["events_by_seq"], (wanted,)).fetchall())
+    outcomes = dict(rows)
+    return [((each.seq, outcomes[each.seq]), member_of(each, outcomes[each.seq])) for each in stored if not each.damage]
 
 
 # retiring
@@ -153,17 +170,21 @@ def _retire(
     rules: Sequence[Rule],
     now: datetime,
     dry_run: bool,
-    told: Progress,
-) -> int:
-    retired = 0
-    for home in ("event", "member"):
+) -> Counter[str]:
+    retired: Counter[str] = Counter()
+    for home in HOMES:
         due = _due(connection, home, rules, now)
         while batch := list(islice(due, RETIRED_AT_ONCE)):
-            retired += len(batch) if dry_run else _end(store, shelf, home, batch, now)
-            told("retired", retired)
+            retired[home] += len(batch) if dry_run else _end(store, shelf, home, batch, now)
     if retired and not dry_run:
         shelf.rebuild(orphans_of(connection))
     return retired
+
+
+def due_by_rule(store: Store, rules: Sequence[Rule], now: datetime) -> dict[str, int]:
+    """How many experiences each rule would end now."""
+    with closing(store.snapshot()) as connection, explained("look what is to be retired", store.path):
+        return dict(Counter(str(rule) for home in HOMES for _, rule in _due(connection, home, rules, now)))
 
 
 def _end(store: Store, shelf: Shelf, home: str, batch: Sequence[tuple[int, Rule]], now: datetime) -> int:
@@ -191,7 +212,7 @@ def _due(connection: sqlite3.Connection, home: str, rules: Sequence[Rule], now: 
 # giving back
 
 
-def _give_back(store: Store, told: Progress) -> int:
+def _give_back(store: Store) -> int:
     """Bytes by which the file shrank. A store from before it could shrink piece by piece is written anew, once."""
     before = after = _pages(store)
     if _pragma(store, "auto_vacuum") != INCREMENTAL:
@@ -201,9 +222,9 @@ def _give_back(store: Store, told: Progress) -> int:
         with store.transaction("give pages back") as writing:
             writing.execute(f"PRAGMA incremental_vacuum({PAGES_GIVEN_BACK})").fetchall()
         left, after = after, _pages(store)
-        told("pages given back", before - after)
         if after >= left:  # SQLite keeps the rest
             break
+    store.fold()
     return max(0, before - after) * _pragma(store, "page_size")
 
 

@@ -54,6 +54,8 @@ class Member:
 
     seq: int
     facts: Facts
+    kind: str
+    outcome: str
     context: Mapping[str, str]
     fields: Mapping[str, Any]
 
@@ -78,7 +80,14 @@ def member_of(stored: Stored, outcome_seq: int) -> Member:
         "outcome_digest": first_finding(each, stored.recorded_at).digest(each.id),
     }
     sealed = {**fields, "digest": _digest(each, fields)}
-    return Member(seq=stored.seq, facts=facts_of(stored), context=each.context, fields=sealed)
+    return Member(
+        seq=stored.seq,
+        facts=facts_of(stored),
+        kind=each.kind,
+        outcome=each.outcome.value,
+        context=each.context,
+        fields=sealed,
+    )
 
 
 def roll_up(connection: sqlite3.Connection, member: Member) -> None:
@@ -155,6 +164,9 @@ def bring_back(connection: sqlite3.Connection, event_id: str) -> int | None:
     }
     connection.execute(SQL["insert_outcome_again"], outcome)
     remove_member(connection, stored.seq)
+    # Its outcome has another digest without the evidence, so the day's root is to be signed anew; see roots.py.
+    why = f"experience {each.id} was rolled up, became a row again and lost its evidence"
+    connection.execute(SQL["set_meta"], (f"root_changed:{row['recorded_at'][:10]}", why))
     return stored.seq
 
 

@@ -207,12 +207,14 @@ SELECT seq, id, recorded_at, event_digest, outcomes, policy, retired_at, digest 
 -- name: retired
 SELECT policy, retired_at FROM retired WHERE id = ?;
 
+-- name: routine_objectives
+SELECT objective FROM routine WHERE objective > :after AND recorded_at < :before
+GROUP BY objective HAVING count(*) > 1 OR objective IN (SELECT objective FROM rollup)
+ORDER BY objective LIMIT :page;
+
 -- name: routine
-SELECT seq, objective, outcome_seq FROM routine
-WHERE objective = :objective AND seq > :seq AND recorded_at < :before
-UNION ALL
-SELECT seq, objective, outcome_seq FROM routine WHERE objective > :objective AND recorded_at < :before
-ORDER BY objective, seq LIMIT :page;
+SELECT seq, outcome_seq FROM routine WHERE objective = :objective AND seq > :after AND recorded_at < :before
+ORDER BY seq LIMIT :page;
 
 -- name: still_routine
 SELECT seq FROM routine WHERE seq IN (SELECT value FROM json_each(?));

@@ -251,6 +251,11 @@ class Store:
         with self._writing(what) as connection:
             yield connection
 
+    def fold(self) -> None:
+        """Fold the WAL into the file, as far as readers allow."""
+        with self._write_lock, explained("fold the WAL in", self.path):
+            self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
     def vacuum(self) -> None:
         """Give free pages back to the disk and fold the WAL into the file."""
         with self._write_lock, explained("vacuum", self.path):

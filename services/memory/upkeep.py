@@ -1,15 +1,17 @@
 """What keeps the memory right: verify, backup, rebuild, compaction. Recording and recall go on meanwhile."""
 
+import threading
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import structlog
 
 from chassis.audit import Audit
 from chassis.clock import Clock, iso
-from chassis.errors import Damaged
+from chassis.errors import Damaged, Unavailable
 from services.memory.backup import Backup, write_backup
+from services.memory.compact import Compacted, Terms, compact, due_by_rule
 from services.memory.shelf import Shelf
 from services.memory.store import Store
 from services.memory.verify import Expected, Verdict, check_store
@@ -17,17 +19,13 @@ from services.memory.verify import Expected, Verdict, check_store
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compacted:
-    merged: int
-    kept: int
-
-
 class Upkeep:
     """Blocking and thread-safe."""
 
-    def __init__(self, *, store: Store, shelf: Shelf, clock: Clock, audit: Audit) -> None:
+    def __init__(self, *, store: Store, shelf: Shelf, clock: Clock, audit: Audit, terms: Terms | None = None) -> None:
         self._store, self._shelf, self._clock, self._audit = store, shelf, clock, audit
+        self._terms = Terms() if terms is None else terms
+        self._compacting, self._backing_up = threading.Lock(), threading.Lock()
 
     def check(self) -> None:
         """For health: the store answers, and the index holds an entry for each objective. Raises what is wrong."""
@@ -63,7 +61,9 @@ class Upkeep:
 
     def backup(self, folder: Path) -> Backup:
         """Write a verified copy into `folder`."""
-        made = write_backup(self._store, folder, self._clock.now())
+        with self._backing_up:
+            made = write_backup(self._store, folder, self._clock.now())
+            self._store.set_meta("backed_up_at", iso(self._clock.now()))
         self._audit.write("memory.backup", file=made.path.name, sha256=made.sha256, size_bytes=made.size_bytes)
         return made
 
@@ -74,9 +74,17 @@ class Upkeep:
         return found
 
     def compact(self, *, dry_run: bool) -> Compacted:
-        """Give free pages back to the disk."""
-        kept = len(self._shelf.catalog)
-        if not dry_run:
-            self._store.vacuum()
-            self._audit.write("memory.compact", merged=0, kept=kept)
-        return Compacted(merged=0, kept=kept)
+        """Roll up, retire, give pages back; see compact.py. Unavailable while another one is under way."""
+        if not self._compacting.acquire(blocking=False):
+            raise Unavailable("a compaction is under way; `calyx memory stats` shows how far it is")
+        try:
+            now = self._clock.now()
+            if not dry_run and (due := due_by_rule(self._store, self._terms.rules, now)):
+                self._audit.write("memory.retire", due=due)  # before it is done: what goes never goes untold
+            done = compact(self._store, self._shelf, self._terms, now, dry_run=dry_run)
+            if not dry_run:
+                self._store.set_meta("compacted_at", iso(self._clock.now()))
+                self._audit.write("memory.compact", **asdict(done))
+        finally:
+            self._compacting.release()
+        return done

@@ -1,5 +1,6 @@
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -353,10 +354,7 @@ def test_flipped_bytes_in_a_page_are_found(make_memory: Make, tmp_path: Path) ->
         memory.record(experience(number, objective=f"objective number {number}"))
     memory.upkeep.compact(dry_run=False)
     path = tmp_path / "memory" / "experience.sqlite"
-    whole = bytearray(path.read_bytes())
-    place = whole.index(b"objective number 77")
-    whole[place : place + 9] = b"Objective"
-    path.write_bytes(whole)
+    path.write_bytes(path.read_bytes().replace(b"objective number 77", b"Objective number 77"))
     verdict = make_memory().upkeep.verify()
     assert any("e-77" in each.what for each in verdict.damages)
 
@@ -402,6 +400,7 @@ def test_a_backup_opens_as_a_store_and_holds_everything(make_memory: Make, tmp_p
 def test_compaction_merges_nothing_and_says_so(make_memory: Make) -> None:
     memory = make_memory()
     memory.record(experience(1))
-    assert memory.upkeep.compact(dry_run=True) == memory.upkeep.compact(dry_run=False)
-    assert memory.upkeep.compact(dry_run=True).merged == 0
+    said, done = memory.upkeep.compact(dry_run=True), memory.upkeep.compact(dry_run=False)
+    assert said == replace(done, freed_bytes=None)
+    assert (done.merged, done.kept, done.retired) == (0, 1, 0)
     assert ids(memory, "rotate the logs") == ["e-1"]
