@@ -309,6 +309,9 @@ def _experience(found: Recalled) -> pb.Experience:
         outcome=found.outcome,
         tes=found.tes,
         at=wire.stamp(found.at),
+        source=found.source,
+        untrusted=True,
+        standing=found.standing,
     )
 
 

@@ -1,8 +1,9 @@
 """The fourth step: independent probes, scores, verification over time, the ladder, experience."""
 
+import json
 import os.path
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,12 +12,13 @@ import structlog
 from chassis.canonical import Json
 from chassis.clock import iso, parse_iso
 from chassis.domains import DomainManifest, Limits
-from chassis.errors import CalyxError
+from chassis.errors import CalyxError, NotFound, Refused
 from services.cbo import tes
 from services.cbo.autonomy_evaluator import Entry
 from services.cbo.bridge import Bridge
+from services.cbo.followed import judgements
 from services.cbo.ladder import Changed
-from services.cbo.ports import Experience, Outcome, Probed
+from services.cbo.ports import Experience, Judgement, Outcome, Probed
 from services.cbo.tasks import Task, targets_of
 
 log = structlog.get_logger(__name__)
@@ -200,6 +202,7 @@ class Critic:
             if look.verdict == "regressed":
                 regressed[domain] = regressed.get(domain, 0) + 1
                 self._bridge.beliefs.learn(domain, look.task.procedure, False, now)
+                self._say(look.task, False)
                 store.run("verifications_cancel", f"regressed at {look.window}", look.task.id)
                 store.set_fact(
                     f"amend:{experience_id(look.task)}:{look.window}", f"regressed at {look.window}: {look.detail}"
@@ -239,6 +242,7 @@ class Critic:
             return
         if score.stability is not None:
             self._bridge.beliefs.learn(task.domain, task.procedure, score.stability == 1.0, now)
+            self._say(task, score.stability == 1.0)
         if task.state != "done" or task.ended_at is None or judged.probed is None:
             return
         verdict = {"confirmed": "held", "refuted": "regressed", "inconclusive": "inconclusive"}[judged.probed.verdict]
@@ -301,6 +305,23 @@ class Critic:
                 self._bridge.peers.memory.amend(key.rsplit(":", 1)[0], "failure", evidence, key)
             except CalyxError as error:
                 log.warning("experience not amended, tried again in the next pulse", key=key, why=error.message)
+                return
+            self._bridge.store.run("fact_drop", name)
+
+    def _say(self, task: Task, success: bool) -> None:
+        for name, judgement in judgements(task, success).items():
+            self._bridge.store.set_fact(f"judge:{name}:{task.id}", json.dumps(asdict(judgement)))
+
+    def tell(self) -> None:
+        """Tell memory what following its experiences led to; kept until it answers."""
+        for name, judgement in self._bridge.store.rows("facts_like", "judge:"):
+            experience = name.removeprefix("judge:").rsplit(":", 1)[0]
+            try:
+                self._bridge.peers.memory.judge(experience, Judgement(**json.loads(judgement)))
+            except (NotFound, Refused) as error:  # retired meanwhile: nothing is left to judge
+                log.warning("a judgement was dropped", experience=experience, why=error.message)
+            except CalyxError as error:
+                log.warning("memory not told, tried again in the next pulse", key=name, why=error.message)
                 return
             self._bridge.store.run("fact_drop", name)
 

@@ -277,7 +277,7 @@ class Joining:
     # knowing and telling
 
     def recall(self, agent: str, text: str, domain: str, limit: int, min_cosine: float) -> list[Recalled]:
-        """Of its own domains, the most similar first."""
+        """Of its own domains, the most similar first; what is superseded or invalidated comes last."""
         known = self._registry.seen(agent)
         if not text.strip() or len(text) > MAX_TEXT:
             raise InvalidInput(f"say in 1 to {MAX_TEXT:,} characters what to recall")
@@ -287,10 +287,10 @@ class Joining:
         found = [
             each
             for name in ((domain,) if domain else known.domains)
-            for each in self._bridge.peers.memory.recall(text, name, most)
+            for each in self._bridge.peers.memory.recall(text, name, most).matches
             if each.domain == name and each.cosine >= min_cosine
         ]
-        return sorted(found, key=lambda each: (-each.cosine, each.id))[:most]
+        return sorted(found, key=lambda each: (each.standing != "valid", -each.cosine, each.id))[:most]
 
     def report(self, agent: str, text: str, task_id: str) -> None:
         if not text.strip() or len(text) > MAX_TEXT:

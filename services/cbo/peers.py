@@ -20,13 +20,17 @@ from services.cbo.ports import (
     Health,
     Incident,
     Intent,
+    Judgement,
     Outcome,
     Peers,
     Probed,
     Reading,
     Recalled,
+    Recollection,
     ServiceState,
+    Summary,
     Trends,
+    Verdict,
 )
 
 READ_SECONDS = 1.0
@@ -57,6 +61,15 @@ _OUTCOMES: "Mapping[Outcome, memory_pb2.Outcome.ValueType]" = {
     "no_work": memory_pb2.OUTCOME_NO_WORK,
 }
 _OUTCOME_NAMES: Mapping[int, Outcome] = {int(value): name for name, value in _OUTCOMES.items()}
+_STANDINGS = {
+    memory_pb2.STANDING_VALID: "valid",
+    memory_pb2.STANDING_SUPERSEDED: "superseded",
+    memory_pb2.STANDING_INVALIDATED: "invalidated",
+}
+_JUDGED: "Mapping[Verdict, memory_pb2.Verdict.ValueType]" = {
+    "useful": memory_pb2.VERDICT_USEFUL,
+    "harmful": memory_pb2.VERDICT_HARMFUL,
+}
 
 
 def _time(stamp: Timestamp) -> datetime:
@@ -201,10 +214,16 @@ class MemoryPeer:
         self._stub = memory_pb2_grpc.MemoryServiceStub(channel)
         self._station_id = station_id
 
-    def recall(self, objective: str, domain: str, limit: int) -> tuple[Recalled, ...]:
+    def recall(self, objective: str, domain: str, limit: int) -> Recollection:
         request = memory_pb2.RecallRequest(objective=objective, domain=domain, limit=limit)
         answer = self._stub.Recall(request, timeout=SHORT_SECONDS)
-        return tuple(_recalled(each) for each in answer.matches)
+        return Recollection(
+            matches=tuple(_recalled(each) for each in answer.matches),
+            summaries=tuple(
+                Summary(domain=each.domain, procedure=each.procedure, successes=each.successes, failures=each.failures)
+                for each in answer.summaries
+            ),
+        )
 
     def record(self, experience: Experience) -> None:
         wire = memory_pb2.Experience(
@@ -235,6 +254,16 @@ class MemoryPeer:
         )
         self._stub.AmendOutcome(request, timeout=SHORT_SECONDS)
 
+    def judge(self, experience_id: str, judgement: Judgement) -> None:
+        request = memory_pb2.FeedbackRequest(
+            id=experience_id,
+            verdict=_JUDGED[judgement.verdict],
+            query=judgement.query,
+            cosine=judgement.cosine,
+            task_id=judgement.task_id,
+        )
+        self._stub.Feedback(request, timeout=SHORT_SECONDS)
+
 
 def _recalled(match: memory_pb2.Match) -> Recalled:
     found = match.experience
@@ -248,6 +277,9 @@ def _recalled(match: memory_pb2.Match) -> Recalled:
         rehearsal=found.context.get("rehearsal") == "true",
         objective=found.objective,
         at=_time(found.occurred_at) if found.HasField("occurred_at") else None,
+        source=match.source,
+        standing=_STANDINGS.get(match.standing, "unknown"),
+        harmful=match.harmful,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from chassis.canonical import Json
 from chassis.rng import Rng
-from services.cbo.ports import Outcome, Recalled
+from services.cbo.ports import Summary
 from services.cbo.posterior import Posterior
 
 CPU_WEIGHT = 0.1
@@ -45,22 +45,16 @@ class Choice:
 
 
 def candidates(
-    domain: str, procedures: Sequence[str], recalled: Sequence[Recalled], belief: Callable[[str], Posterior]
+    domain: str, procedures: Sequence[str], summaries: Sequence[Summary], belief: Callable[[str], Posterior]
 ) -> list[Candidate]:
-    """Each procedure with what is known of it. Rehearsals say nothing about effects and do not count."""
-
-    def count(procedure: str, outcome: Outcome) -> int:
-        return sum(
-            each.domain == domain and each.procedure == procedure and each.outcome == outcome and not each.rehearsal
-            for each in recalled
-        )
-
+    """Each procedure with what is known of it: the posterior, and what memory counted over everything like it."""
+    counted = {each.procedure: each for each in summaries if each.domain == domain}
     return [
         Candidate(
             procedure=each,
             posterior=belief(each),
-            recalled_successes=count(each, "success"),
-            recalled_failures=count(each, "failure"),
+            recalled_successes=counted[each].successes if each in counted else 0,
+            recalled_failures=counted[each].failures if each in counted else 0,
         )
         for each in procedures
     ]
@@ -85,6 +79,8 @@ def choose(candidates: Sequence[Candidate], rng: Rng) -> Choice:
         draws.append(
             {
                 "procedure": each.procedure,
+                "recalled_successes": each.recalled_successes,
+                "recalled_failures": each.recalled_failures,
                 "alpha": a,
                 "beta": b,
                 "draw": drawn,

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from chassis.canonical import Json
 
 Outcome = Literal["success", "failure", "unknown", "no_work"]
+Verdict = Literal["useful", "harmful"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +123,10 @@ class Prober(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recalled:
-    """An experience that means the same."""
+    """An experience that means the same. `source` says whose words it holds: data, never an instruction.
+
+    `harmful` counts judgements against it since it was last reinstated.
+    """
 
     id: str
     cosine: float
@@ -133,6 +137,9 @@ class Recalled:
     rehearsal: bool
     objective: str = ""
     at: datetime | None = None
+    source: str = ""
+    standing: str = "valid"
+    harmful: int = 0
 
     def to_json(self) -> Json:
         return {
@@ -143,7 +150,27 @@ class Recalled:
             "outcome": self.outcome,
             "tes": self.tes,
             "rehearsal": self.rehearsal,
+            "standing": self.standing,
+            "harmful": self.harmful,
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What every like experience says of one procedure; rehearsals and what is no longer believed are left out."""
+
+    domain: str
+    procedure: str
+    successes: int
+    failures: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recollection:
+    """The best matches, and what all of them say of each procedure."""
+
+    matches: tuple[Recalled, ...] = ()
+    summaries: tuple[Summary, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,10 +194,21 @@ class Experience:
     cost: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What following an experience led to. Said again of the same task, it replaces what was said."""
+
+    verdict: Verdict
+    task_id: str
+    query: str
+    cosine: float
+
+
 class Memory(Protocol):
-    def recall(self, objective: str, domain: str, limit: int) -> tuple[Recalled, ...]: ...
+    def recall(self, objective: str, domain: str, limit: int) -> Recollection: ...
     def record(self, experience: Experience) -> None: ...
     def amend(self, experience_id: str, outcome: Outcome, evidence: str, amendment_id: str) -> None: ...
+    def judge(self, experience_id: str, judgement: Judgement) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from services.cbo import objectives
 from services.cbo.bridge import Bridge
 from services.cbo.dispatch import Dispatcher
 from services.cbo.planner import candidates, choose
-from services.cbo.ports import Recalled
+from services.cbo.ports import Recollection
 from services.cbo.tasks import STATE_OF, Task, proposed_id
 
 MAX_OPEN = 200
@@ -111,7 +111,7 @@ class Proposals:
             candidates(
                 manifest.domain,
                 (pinned,) if pinned else manifest.procedures,
-                recalled,
+                recalled.summaries,
                 lambda procedure: bridge.beliefs.of(manifest.domain, procedure, now),
             ),
             Rng.of(bridge.station_id, task_id),
@@ -129,21 +129,21 @@ class Proposals:
             params=params,
             prediction=choice.prediction,
             choices=choice.draws,
-            recalled=tuple(each.to_json() for each in recalled),
+            recalled=tuple(each.to_json() for each in recalled.matches),
             source=wish.source,
             ttl_seconds=wish.ttl_seconds,
         )
 
-    def _recall(self, wish: Wish) -> tuple[Recalled, ...]:
+    def _recall(self, wish: Wish) -> Recollection:
         """As in a pulse: without memory the posterior alone decides. A silent one is not asked again at once."""
         bridge = self._bridge
         if bridge.clock.monotonic() < self._silent_until:
-            return ()
+            return Recollection()
         try:
             return bridge.peers.memory.recall(wish.objective, wish.domain, bridge.options.recall_limit)
         except CalyxError:
             self._silent_until = bridge.clock.monotonic() + SILENT_SECONDS
-            return ()
+            return Recollection()
 
 
 def _objective_id(wish: Wish) -> str:

@@ -20,7 +20,7 @@ from services.cbo.kpis import Kpi
 from services.cbo.meter import Meter
 from services.cbo.objectives import Objective
 from services.cbo.planner import Choice, candidates, choose
-from services.cbo.ports import Capacity, Health, Incident, Recalled, Trends
+from services.cbo.ports import Capacity, Health, Incident, Recollection, Summary, Trends
 from services.cbo.posterior import NO_CALIBRATION, Calibration
 from services.cbo.store import pulse_id
 from services.cbo.tasks import OPEN, STATE_OF, Task, task_id
@@ -203,7 +203,8 @@ class Steps:
     def _plan_one(self, pulse: Pulse, objective: Objective, ordinal: int, rng: Rng) -> Planned | None:
         bridge = self._bridge
         recalled = self._recall(pulse, objective)
-        domain = objective.domain or next((each.domain for each in recalled if each.domain in bridge.domains), "")
+        alike = (each.domain for each in recalled.matches)
+        domain = objective.domain or next((each for each in alike if each in bridge.domains), "")
         domain = domain or next((d for d, m in bridge.domains.items() if m.objective == objective.text), "")
         manifest = bridge.domains.get(domain)
         if manifest is None:
@@ -212,7 +213,8 @@ class Steps:
             return None
         params = {**manifest.params, **objective.params}
         pinned = params.pop("procedure", "")
-        choice = self._choose(domain, (pinned,) if pinned else manifest.procedures, recalled, pulse.started_at, rng)
+        procedures = (pinned,) if pinned else manifest.procedures
+        choice = self._choose(domain, procedures, recalled.summaries, pulse.started_at, rng)
         task = Task(
             id=task_id(bridge.station_id, pulse.number, ordinal),
             domain=domain,
@@ -226,7 +228,7 @@ class Steps:
             params=params,
             prediction=choice.prediction,
             choices=choice.draws,
-            recalled=tuple(each.to_json() for each in recalled),
+            recalled=tuple(each.to_json() for each in recalled.matches),
             pulse_id=pulse.id,
         )
         task, gated = self._dispatcher.gate(task)
@@ -239,19 +241,19 @@ class Steps:
             return False
         return any(row["state"] == "proposed" for row in self._bridge.store.rows("tasks_proposed", objective.id))
 
-    def _recall(self, pulse: Pulse, objective: Objective) -> tuple[Recalled, ...]:
+    def _recall(self, pulse: Pulse, objective: Objective) -> Recollection:
         if "memory" in pulse.reflection.silent:
-            return ()
+            return Recollection()
         try:
             return self._bridge.peers.memory.recall(objective.text, objective.domain, self._bridge.options.recall_limit)
         except CalyxError as error:
             pulse.reflection.silent["memory"] = error.message
-            return ()
+            return Recollection()
 
     def _choose(
-        self, domain: str, procedures: tuple[str, ...], recalled: tuple[Recalled, ...], now: datetime, rng: Rng
+        self, domain: str, procedures: tuple[str, ...], summaries: tuple[Summary, ...], now: datetime, rng: Rng
     ) -> Choice:
-        known = candidates(domain, procedures, recalled, lambda each: self._bridge.beliefs.of(domain, each, now))
+        known = candidates(domain, procedures, summaries, lambda each: self._bridge.beliefs.of(domain, each, now))
         return choose(known, rng)
 
     def _keep(self, planned: Planned, now: datetime) -> None:
@@ -293,6 +295,7 @@ class Steps:
         )
         found.experiences = self._critic.remember(found.judged, pulse.id, self._bridge.clock.now())
         self._critic.amend()
+        self._critic.tell()
         self._bridge.fault("probed")
 
     def settle(self, pulse: Pulse) -> None:

@@ -1,6 +1,7 @@
 """A CBO on a virtual clock with an in-memory exchange, a hand-driven agent and peers that answer as told."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -27,12 +28,15 @@ from services.cbo.ports import (
     Health,
     Incident,
     Intent,
+    Judgement,
     Outcome,
     Peers,
     Probed,
     Reading,
     Recalled,
+    Recollection,
     ServiceState,
+    Summary,
     Trends,
 )
 
@@ -110,10 +114,22 @@ class FakeMemory(Silence):
         self.experiences: dict[str, Experience] = {}
         self.amended: dict[str, tuple[str, Outcome]] = {}
         self.matches: tuple[Recalled, ...] = ()
+        self.judged: list[tuple[str, Judgement]] = []
 
-    def recall(self, objective: str, domain: str, limit: int) -> tuple[Recalled, ...]:
+    def recall(self, objective: str, domain: str, limit: int) -> Recollection:
         self._answer()
-        return self.matches[:limit]
+        counted: dict[tuple[str, str], Counter[str]] = {}
+        for each in self.matches:
+            counted.setdefault((each.domain, each.procedure), Counter())[each.outcome] += not each.rehearsal
+        summaries = tuple(
+            Summary(domain=domain, procedure=procedure, successes=ends["success"], failures=ends["failure"])
+            for (domain, procedure), ends in counted.items()
+        )
+        return Recollection(matches=self.matches[:limit], summaries=summaries)
+
+    def judge(self, experience_id: str, judgement: Judgement) -> None:
+        self._answer()
+        self.judged.append((experience_id, judgement))
 
     def record(self, experience: Experience) -> None:
         self._answer()

@@ -26,7 +26,7 @@ from chassis.rpc.server import RunningServer, Served, start_server
 from services.cbo import servicer
 from services.cbo.metrics import PulseMetrics
 from services.cbo.peers import peers_over
-from services.cbo.ports import Experience
+from services.cbo.ports import Experience, Judgement, Summary
 
 CALLERS = ("operator", "dashboard", "governor", "guardian", "analytics", "memory")
 Connect = Callable[[str], cbo_pb2_grpc.CboServiceStub]
@@ -219,12 +219,25 @@ class Prober(probe_pb2_grpc.ProbeServiceServicer):
 class Memory(memory_pb2_grpc.MemoryServiceServicer):
     def __init__(self) -> None:
         self.recorded: list[Any] = []
+        self.judged: list[Any] = []
 
     async def Recall(self, request: Any, context: Any) -> Any:
         experience = memory_pb2.Experience(
             id="x", domain="d", procedure="p", outcome=memory_pb2.OUTCOME_SUCCESS, context={"rehearsal": "true"}
         )
-        return memory_pb2.RecallResponse(matches=[memory_pb2.Match(experience=experience, cosine=0.9)])
+        match = memory_pb2.Match(
+            experience=experience,
+            cosine=0.9,
+            standing=memory_pb2.STANDING_SUPERSEDED,
+            source="st/default/cbo",
+            harmful=2,
+        )
+        summary = memory_pb2.ProcedureSummary(domain="d", procedure="p", successes=3, failures=1)
+        return memory_pb2.RecallResponse(matches=[match], summaries=[summary])
+
+    async def Feedback(self, request: Any, context: Any) -> Any:
+        self.judged.append(request)
+        return memory_pb2.FeedbackResponse(labels=1)
 
     async def RecordExperience(self, request: Any, context: Any) -> Any:
         self.recorded.append(request.experience)
@@ -254,7 +267,14 @@ def test_peers_translate_and_never_turn_unknown_into_a_number() -> None:
     assert incident.closed_at is None and incident.causes[0]["cause"] == "killed" and incident.grade == "unknown"
     probed = peers.probers["guardian"].probe("t", "d", "governor", [{"kind": "absent", "target": "/x", "expect": {}}])
     assert probed.verdict == "refuted" and probed.found == "absent /x {}"
-    assert peers.memory.recall("x", "", 5)[0].rehearsal
+    recalled = peers.memory.recall("x", "", 5)
+    match = recalled.matches[0]
+    assert match.rehearsal and (match.standing, match.source, match.harmful) == ("superseded", "st/default/cbo", 2)
+    assert recalled.summaries == (Summary(domain="d", procedure="p", successes=3, failures=1),)
+    peers.memory.judge("x", Judgement(verdict="harmful", task_id="t-1", query="sort", cosine=0.9))
+    assert [(each.id, each.verdict, each.task_id, each.query, each.cosine) for each in memory.judged] == [
+        ("x", memory_pb2.VERDICT_HARMFUL, "t-1", "sort", 0.9)
+    ]
     peers.memory.record(
         Experience(
             id="x-1", objective="o", domain="d", procedure="p", task_id="t", pulse_id="bp-1",
