@@ -41,10 +41,9 @@ def check_outcomes(connection: sqlite3.Connection, highest: int, damages: list[D
     ):
         seen.append(seq)
         events.append(event if isinstance(event, int) else 0)
-        if before is None or between is None:
-            named = f"event {_text(name)} (row {event})" if name is not None else f"outcome row {seq}"
-            damages.append(_row(named, f"outcome {seq} belongs to no event, or lacks a field", event))
-        elif not _sealed((before, _real(took), between, _real(tes), b"}"), sealed):
+        if name is None:
+            damages.append(Damage(what=f"outcome row {seq}", why=f"its event {event} is gone", kind=Kind.GONE))
+        elif None in (before, between) or not _sealed((before, _real(took), between, _real(tes), b"}"), sealed):
             damages.append(
                 _row(f"event {_text(name)} (row {event})", f"outcome {seq} does not match its digest", event)
             )

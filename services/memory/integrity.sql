@@ -72,3 +72,9 @@ SELECT seq FROM member UNION ALL SELECT seq FROM retired;
 
 -- name: moved_outcomes
 SELECT seq FROM sealed_outcome WHERE home <> 'outcome';
+
+-- name: all_member_numbers
+SELECT seq FROM member;
+
+-- name: drop_vectors_of
+DELETE FROM vector WHERE objective = ?;

@@ -15,6 +15,7 @@ from services.memory.catalog import STANDING_CODES, Standing, having, objectives
 from services.memory.embedding import Embedder, check_vectors
 from services.memory.experience import MAX_EVIDENCE, MAX_WORD, Experience, Finding, Outcome, check, check_text
 from services.memory.index import VectorIndex
+from services.memory.integrity import RootKeys
 from services.memory.recall import (
     CANDIDATES,
     Pick,
@@ -99,11 +100,12 @@ class Memory:
         clock: Clock,
         audit: Audit,
         wake: Callable[[], None] | None = None,
+        keys: RootKeys | None = None,
     ) -> None:
         self._store, self._clock, self._audit, self._wake = store, clock, audit, wake
         self.shelf = Shelf(store, embedder, index)
         self.trust = Trust(store=store, shelf=self.shelf, clock=clock, audit=audit)
-        self.upkeep = Upkeep(store=store, shelf=self.shelf, clock=clock, audit=audit)
+        self.upkeep = Upkeep(store=store, shelf=self.shelf, clock=clock, audit=audit, keys=keys)
         self._counts = threading.Lock()
         self._recalls = self._hits = 0
 
@@ -247,3 +249,4 @@ class Memory:
     def close(self) -> None:
         self.shelf.index.close()
         self._store.close()
+        self.upkeep.integrity.close()

@@ -55,6 +55,7 @@ class Shelf:
         self._meanwhile: list[Callable[[Catalog], None]] | None = None
         self._indexed_meanwhile: set[int] = set()
         self._claimed: set[int] = set()
+        self.left_out: frozenset[int] = frozenset()  # quarantined rows, which a rebuild must not bring back
         self._entries = 0
         self._load(rebuild=False)
 
@@ -194,7 +195,7 @@ class Shelf:
                 self._meanwhile, self._indexed_meanwhile = [], set()
             try:
                 with scanning(self._store) as found:
-                    fresh = found.catalog()
+                    fresh = found.catalog().without(self.left_out)
                     keys = set(found.keys(model).tolist()) - set(orphans)
 
                     def batches() -> Iterator[tuple[list[int], Vectors]]:

@@ -262,6 +262,11 @@ class Store:
             self._writer.execute("VACUUM")
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def checkpoint(self) -> None:
+        """Fold the WAL into the file; it begins anew."""
+        with self._write_lock, explained("fold the WAL into", self.path):
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     # what is read
 
     def meta(self, key: str) -> str | None:

@@ -1,7 +1,6 @@
 """What keeps the memory right: verify, backup, rebuild, compaction. Recording and recall go on meanwhile."""
 
 import threading
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,9 +11,10 @@ from chassis.clock import Clock, iso
 from chassis.errors import Damaged, Unavailable
 from services.memory.backup import Backup, write_backup
 from services.memory.compact import Compacted, Terms, compact, due_by_rule
+from services.memory.integrity import Integrity, RootKeys
 from services.memory.shelf import Shelf
 from services.memory.store import Store
-from services.memory.verify import Expected, Verdict, check_store
+from services.memory.verify import Verdict
 
 log = structlog.get_logger(__name__)
 
@@ -22,8 +22,18 @@ log = structlog.get_logger(__name__)
 class Upkeep:
     """Blocking and thread-safe."""
 
-    def __init__(self, *, store: Store, shelf: Shelf, clock: Clock, audit: Audit, terms: Terms | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        shelf: Shelf,
+        clock: Clock,
+        audit: Audit,
+        terms: Terms | None = None,
+        keys: RootKeys | None = None,
+    ) -> None:
         self._store, self._shelf, self._clock, self._audit = store, shelf, clock, audit
+        self.integrity = Integrity(store=store, shelf=shelf, clock=clock, audit=audit, keys=keys)
         self._terms = Terms() if terms is None else terms
         self._compacting, self._backing_up = threading.Lock(), threading.Lock()
 
@@ -38,26 +48,8 @@ class Upkeep:
             )
 
     def verify(self) -> Verdict:
-        """Check everything that is stored; see verify.py."""
-        shelf = self._shelf
-        with closing(self._store.snapshot()) as connection:
-            with shelf.change:
-                # The first read fixes the snapshot; no row can be between store and catalog while it is taken.
-                connection.execute("BEGIN")
-                connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-                expected = Expected(
-                    seqs=frozenset(shelf.catalog.rows()["seq"].tolist()),
-                    waiting=shelf.waiting,
-                    index_keys=frozenset(shelf.index.keys()),
-                    model_sha256=shelf.embedder.model_sha256,
-                )
-            damages, checked, held = check_store(connection, expected, shelf.index)
-        now = self._clock.now()
-        self._audit.write("memory.verify", ok=not damages, damages=len(damages), experiences=checked, vectors=held)
-        for damage in damages[:20]:
-            log.error("damage found", what=damage.what, why=damage.why)
-        self._store.set_meta("verified_at", iso(now))
-        return Verdict(damages=tuple(damages), experiences=checked, vectors=held, verified_at=now)
+        """Check everything, and take out of use what is damaged; see integrity.py."""
+        return self.integrity.verify()
 
     def backup(self, folder: Path) -> Backup:
         """Write a verified copy into `folder`."""

@@ -391,7 +391,7 @@ def test_a_backup_opens_as_a_store_and_holds_everything(make_memory: Make, tmp_p
         memory.record(experience(number))
     made = memory.upkeep.backup(tmp_path / "memory" / "backups")
     assert made.path.stat().st_size == made.size_bytes
-    assert [each.name for each in made.path.parent.iterdir()] == [made.path.name]
+    assert sorted(each.name for each in made.path.parent.iterdir()) == [made.path.name, f"{made.path.name}.sha256"]
     copy = sqlite3.connect(made.path)
     assert [row[0] for row in copy.execute("SELECT id FROM event ORDER BY seq")] == ["e-1", "e-2", "e-3"]
     copy.close()
