@@ -54,8 +54,8 @@ idle = st.just(Entry(pulse=0))
 regressed = st.builds(Entry, pulse=st.just(0), failures=st.integers(1, 3), effects_failed=st.integers(0, 2))
 persons = st.builds(Entry, pulse=st.just(0), forced=st.sampled_from(list(Level)), why=st.just("so"))
 editions = st.builds(Entry, pulse=st.just(0), digest=st.sampled_from("ab"), code=st.sampled_from(["", "1", "2"]))
-by_rule = st.lists(st.one_of(worked, worked, worked, idle, regressed), max_size=70).map(number)
-anything = st.lists(st.one_of(worked, worked, worked, idle, regressed, persons, editions), max_size=70).map(number)
+by_rule = st.lists(st.one_of(worked, worked, worked, idle, regressed), max_size=45).map(number)
+anything = st.lists(st.one_of(worked, worked, worked, idle, regressed, persons, editions), max_size=45).map(number)
 limits = st.builds(Terms, max_level=st.sampled_from(list(Level)), void=st.sampled_from(["", "", "expired"]))
 standings = st.builds(lambda start, history: fold(start, history, TERMS), st.sampled_from([START, ACTING]), anything)
 
@@ -250,7 +250,7 @@ def test_nothing_ever_passes_the_manifests_limit(history: list[Entry], terms: Te
         assert decide(standing, terms).level <= terms.max_level
 
 
-@given(standings, st.lists(worked, max_size=60))
+@given(standings, st.lists(worked, max_size=30))
 def test_while_the_manifest_is_void_the_level_is_observe_and_nothing_rises(
     standing: Standing, later: list[Entry]
 ) -> None:
@@ -295,7 +295,7 @@ def test_approval_and_demotion_in_one_pulse_end_demoted_in_either_order(standing
 # the fold
 
 
-@given(anything, st.integers(0, 70))
+@given(anything, st.integers(0, 45))
 def test_folding_in_two_parts_is_folding_at_once(history: list[Entry], middle: int) -> None:
     whole = fold(START, history, TERMS)
     assert fold(fold(START, history[:middle], TERMS), history[middle:], TERMS) == whole

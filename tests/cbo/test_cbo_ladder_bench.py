@@ -9,7 +9,7 @@ from bench.ladder import FAILED, GOOD, TERMS, Crowd, ever_leaves, failures, flap
 from chassis.domains import Level
 from services.cbo.autonomy_evaluator import Entry, Standing, step
 
-DOMAINS, EFFECTS = 2000, 20
+DOMAINS, EFFECTS = 2000, 18
 
 
 def rehearsed(standing: Standing) -> Standing:
@@ -34,7 +34,7 @@ def acted(standing: Standing, held: bool) -> Standing:
 def test_the_model_in_numpy_is_the_rule_on_thousands_of_random_histories() -> None:
     """Of domains from hopeless to perfect, so that some leave probation and some come to a run of 40."""
     rng = np.random.default_rng(1)
-    success = rng.choice([0.5, 0.8, 0.9, 0.97, 1.0, 1.0], DOMAINS)
+    success = rng.choice([0.6, 0.9, 0.95, 1.0, 1.0, 1.0], DOMAINS)
     crowd = Crowd(DOMAINS)
     standings = [rehearsed(started())] * DOMAINS
     left = [0] * DOMAINS

@@ -55,7 +55,7 @@ def live(station: Station, pulses: int, seed: str) -> None:
 @pytest.mark.parametrize("seed", ["one", "two"])
 def test_after_every_pulse_the_records_alone_rebuild_what_the_cbo_keeps(new_station: NewStation, seed: str) -> None:
     station = new_station(every_pulse_only=False)
-    live(station, 120, seed)
+    live(station, 80, seed)
     written = records(station)
     assert rebuild(written) == kept(station)
     for n in range(0, len(written), 10):
@@ -67,7 +67,7 @@ def test_after_every_pulse_the_records_alone_rebuild_what_the_cbo_keeps(new_stat
 
 
 def test_without_the_oldest_records_the_fold_begins_at_the_first_one_that_is_kept(station: Station) -> None:
-    live(station, 60, "three")
+    live(station, 40, "three")
     assert rebuild(records(station)[25:]) == kept(station)
 
 
