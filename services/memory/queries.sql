@@ -92,14 +92,14 @@ UNION ALL
 SELECT member.seq FROM rollup_fact JOIN member ON member.rollup = rollup_fact.rollup WHERE key = ?1 AND value = ?2;
 
 -- name: scan_events
-SELECT seq, namespace, domain, procedure, objective, occurred_at,
-       (SELECT outcome FROM outcome WHERE event = event.seq ORDER BY seq DESC LIMIT 1),
-       (SELECT tes FROM outcome WHERE event = event.seq AND amendment_id IS NULL ORDER BY seq LIMIT 1)
-FROM event ORDER BY seq;
+SELECT seq, namespace, domain, procedure, objective, occurred_at, NULL, NULL FROM event ORDER BY seq;
 
 -- name: scan_members
 SELECT member.seq, namespace, domain, procedure, objective, occurred_at, outcome, tes
 FROM member JOIN rollup ON rollup.seq = member.rollup ORDER BY member.seq;
+
+-- name: scan_outcomes
+SELECT event, outcome, tes, amendment_id IS NULL FROM outcome ORDER BY seq;
 
 -- name: scan_standings
 SELECT event, standing FROM standing ORDER BY seq;

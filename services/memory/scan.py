@@ -1,9 +1,8 @@
 """Reads the whole store once: what catalog and index are made from at the start. A batch at a time, so that the
 memory needed does not grow with the store."""
 
-import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from heapq import merge
 from itertools import islice
@@ -36,46 +35,74 @@ class Scan:
     def catalog(self) -> Catalog:
         """Every row that can be read."""
         catalog = Catalog()
-        standings = dict(self._connection.execute(SQL["scan_standings"]).fetchall())
-        rehearsals = np.sort(np.fromiter((seq for (seq,) in self._connection.execute(*REHEARSALS)), dtype=np.int64))
         events = self._connection.execute(SQL["scan_events"])
         members = self._connection.execute(SQL["scan_members"]).fetchall()
         rows = merge(events, members) if members else events  # rolled-up rows lie between those that are left
+        parts = []
         while batch := list(islice(rows, BATCH)):
-            self._add(catalog, batch, standings, rehearsals)
+            parts.append(self._columns(catalog, batch))
+        if not parts:
+            return catalog
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        parts.clear()
+        self._end(columns)
+        known = columns["outcome"] >= 0
+        if not known.all():
+            self.unusable += columns["seq"][~known].tolist()
+            columns = {name: column[known] for name, column in columns.items()}
+        catalog.extend(columns)
         return catalog
 
-    def _add(
-        self, catalog: Catalog, batch: list[tuple[Any, ...]], standings: dict[int, str], rehearsals: NDArray[np.int64]
-    ) -> None:
-        readable = []
-        for row in batch:
-            try:
-                occurred, outcome = parse_iso(row[5]).timestamp(), OUTCOME_CODES[row[6]]
-                standing = STANDING_CODES[standings[row[0]]] if row[0] in standings else 0
-            except (ValueError, KeyError, TypeError):
-                self.unusable.append(int(row[0]))
-                continue
-            readable.append((*row[:5], occurred, outcome, row[7], standing))
-        if not readable:
-            return
-        seq, namespace, domain, procedure, objective, occurreds, outcomes, tes, stands = zip(*readable, strict=True)
-        seqs = np.array(seq, dtype=np.int64)
-        places = np.searchsorted(rehearsals, seqs)
-        catalog.extend(
-            {
-                "seq": seqs,
-                "rehearsal": np.append(rehearsals, -1)[places] == seqs,
-                "objective": np.array(objective, dtype=np.int32),
-                "namespace": np.array([catalog.namespaces.code(each) for each in namespace], dtype=np.int32),
-                "domain": np.array([catalog.domains.code(each) for each in domain], dtype=np.int32),
-                "procedure": np.array([catalog.procedures.code(each) for each in procedure], dtype=np.int32),
-                "outcome": np.array(outcomes, dtype=np.int8),
-                "standing": np.array(stands, dtype=np.int8),
-                "occurred": np.array(occurreds, dtype=np.float64),
-                "tes": np.array([math.nan if each is None else each for each in tes], dtype=np.float64),
-            }
-        )
+    def _columns(self, catalog: Catalog, batch: list[tuple[Any, ...]]) -> dict[str, NDArray[Any]]:
+        """Columns of these rows, without those that can't be read."""
+        try:
+            seconds = [parse_iso(row[5]).timestamp() for row in batch]
+        except (ValueError, TypeError):  # rare: look for the damaged ones
+            batch = [row for row in batch if self._timed(row)]
+            seconds = [parse_iso(row[5]).timestamp() for row in batch]
+        seq, namespace, domain, procedure, objective, _, outcome, tes = zip(*batch, strict=True) if batch else [()] * 8
+        return {
+            "seq": np.array(seq, dtype=np.int64),
+            "objective": np.array(objective, dtype=np.int32),
+            "namespace": np.array([catalog.namespaces.code(each) for each in namespace], dtype=np.int32),
+            "domain": np.array([catalog.domains.code(each) for each in domain], dtype=np.int32),
+            "procedure": np.array([catalog.procedures.code(each) for each in procedure], dtype=np.int32),
+            "outcome": np.array([OUTCOME_CODES.get(each, -1) for each in outcome], dtype=np.int8),
+            "standing": np.zeros(len(seq), dtype=np.int8),
+            "occurred": np.array(seconds, dtype=np.float64),
+            "tes": np.array(tes, dtype=np.float64),  # None becomes NaN
+            "rehearsal": np.zeros(len(seq), dtype=np.bool_),
+        }
+
+    def _end(self, columns: dict[str, NDArray[Any]]) -> None:
+        """Fill in, for all rows together, what lies in other tables; an outcome that can't be read becomes −1."""
+        seqs = columns["seq"]
+        found = self._connection.execute(SQL["scan_outcomes"])
+        while batch := found.fetchmany(BATCH):
+            events, outcomes, tes, first = zip(*batch, strict=True)
+            places, here = _places(seqs, events)
+            # In the order of their numbers: of several outcomes the last counts, the TES is the first one's, since a
+            # score never changes.
+            codes = np.array([OUTCOME_CODES.get(each, -1) for each in outcomes], dtype=np.int8)
+            columns["outcome"][places] = codes[here]
+            scored = here & np.array(first, dtype=np.bool_)
+            columns["tes"][places[scored[here]]] = np.array(tes, dtype=np.float64)[scored]
+        standings = self._connection.execute(SQL["scan_standings"]).fetchall()
+        if standings:
+            places, here = _places(seqs, [event for event, _ in standings])
+            codes = np.array([STANDING_CODES.get(standing, -1) for _, standing in standings], dtype=np.int8)
+            columns["standing"][places] = codes[here]
+            columns["outcome"][columns["standing"] < 0] = -1
+        places, _ = _places(seqs, [seq for (seq,) in self._connection.execute(*REHEARSALS)])
+        columns["rehearsal"][places] = True
+
+    def _timed(self, row: tuple[Any, ...]) -> bool:
+        try:
+            parse_iso(row[5])
+        except (ValueError, TypeError):
+            self.unusable.append(int(row[0]))
+            return False
+        return True
 
     def keys(self, model_sha256: str) -> Keys:
         """Objectives that have a vector of this model, rising."""
@@ -95,6 +122,14 @@ class Scan:
                 vectors = vectors[near_one]
                 self.unusable_vectors += sorted({row[0] for row in batch} - set(keys))
             yield keys, vectors
+
+
+def _places(seqs: NDArray[np.int64], wanted: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(where those that are there stand, which of `wanted` are there)."""
+    numbers = np.array(wanted, dtype=np.int64)
+    places = np.searchsorted(seqs, numbers)
+    here = np.append(seqs, -1)[places] == numbers
+    return places[here], here
 
 
 @contextmanager
