@@ -8,6 +8,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import fcntl
 import sys
+from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -21,15 +22,19 @@ from chassis.clock import SystemClock
 from chassis.errors import CalyxError, Refused, Unavailable
 from chassis.executor import BoundedExecutor, ThreadExecutor
 from chassis.identity import load_identity
+from chassis.periodic import Periodic
 from chassis.rpc.server import Served, run_service
 from chassis.settings import StationSettings, load
 from services.memory.coarse import CoarseIndex
+from services.memory.compact import Terms
 from services.memory.drain import Drain
 from services.memory.index import VectorIndex
 from services.memory.memory import Memory
 from services.memory.metrics import MemoryCollector, RecallMeter
 from services.memory.minilm import MiniLM
+from services.memory.nightly import EVERY_SECONDS, Nightly
 from services.memory.redo import RedoLog
+from services.memory.retention import rules_of
 from services.memory.servicer import ALLOW, MemoryServicer
 from services.memory.settings import MemorySettings
 from services.memory.store import Store, explained
@@ -52,16 +57,22 @@ def main() -> None:
     embedder = open_embedder(settings, layout.memory / "model")
     store = Store(layout.memory / "experience.sqlite", redo=RedoLog(layout.memory / "redo"))
     drain = Drain(EMBEDDING_THREADS)
+    audit, backups = Audit(layout.audit("memory"), clock, "memory"), layout.memory / "backups"
     memory = Memory(
         store=store,
         embedder=embedder,
         index=open_index(settings, layout.memory / "index", embedder, store),
         clock=clock,
-        audit=Audit(layout.audit("memory"), clock, "memory"),
+        audit=audit,
         wake=drain.wake,
+        terms=Terms(older_than=timedelta(days=settings.roll_up_after_days), rules=rules_of(settings.retention)),
     )
     meter = RecallMeter(prometheus_client.REGISTRY)
     prometheus_client.REGISTRY.register(MemoryCollector(memory, clock))
+
+    night = Nightly(
+        upkeep=memory.upkeep, store=store, clock=clock, audit=audit, backups=backups, hour=settings.nightly_hour
+    )
 
     def stop() -> None:
         memory.close()
@@ -81,7 +92,7 @@ def main() -> None:
                     BoundedExecutor(executor, MOST_AT_ONCE),
                     clock=clock,
                     root=layout.root,
-                    backups=layout.memory / "backups",
+                    backups=backups,
                     station_id=identity.station_id,
                     meter=meter,
                 ),
@@ -89,7 +100,10 @@ def main() -> None:
             )
         ],
         checks={"store and index": memory.upkeep.check},
-        periodics=drain.periodics(memory.catch_up),
+        periodics=[
+            *drain.periodics(memory.catch_up),
+            Periodic(name="memory-nightly", every_seconds=EVERY_SECONDS, step=night.step),
+        ],
         clock=clock,
         executor=executor,
         on_stop=stop,

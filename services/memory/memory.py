@@ -12,6 +12,7 @@ from chassis.audit import Audit
 from chassis.clock import Clock, iso, parse_iso
 from chassis.errors import InvalidInput
 from services.memory.catalog import STANDING_CODES, Standing, having, objectives_of
+from services.memory.compact import Terms
 from services.memory.embedding import Embedder, check_vectors
 from services.memory.experience import MAX_EVIDENCE, MAX_WORD, Experience, Finding, Outcome, check, check_text
 from services.memory.index import VectorIndex
@@ -71,7 +72,10 @@ class Recalled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """`vectors` counts rows that recall can find; repeats of an objective share one index entry."""
+    """`vectors` counts rows that recall can find; repeats of an objective share one index entry.
+
+    `rolled_up` of the experiences live in roll-ups. Times are None where it was never done.
+    """
 
     experiences: int
     vectors: int
@@ -82,6 +86,9 @@ class Stats:
     verified_at: datetime | None
     schema_version: int
     trust: Figures
+    rolled_up: int
+    compacted_at: datetime | None
+    backed_up_at: datetime | None
 
 
 class Memory:
@@ -100,12 +107,13 @@ class Memory:
         clock: Clock,
         audit: Audit,
         wake: Callable[[], None] | None = None,
+        terms: Terms | None = None,
         keys: RootKeys | None = None,
     ) -> None:
         self._store, self._clock, self._audit, self._wake = store, clock, audit, wake
         self.shelf = Shelf(store, embedder, index)
         self.trust = Trust(store=store, shelf=self.shelf, clock=clock, audit=audit)
-        self.upkeep = Upkeep(store=store, shelf=self.shelf, clock=clock, audit=audit, keys=keys)
+        self.upkeep = Upkeep(terms=terms, store=store, shelf=self.shelf, clock=clock, audit=audit, keys=keys)
         self._counts = threading.Lock()
         self._recalls = self._hits = 0
 
@@ -217,7 +225,8 @@ class Memory:
                     experience=found.experience,
                     cosine=each.cosine,
                     near=each.near,
-                    why=why(query, each, found.experience.objective, learned=learned, doubt=said),
+                    why=why(query, each, found.experience.objective, learned=learned, doubt=said)
+                    + ("; rolled up with others like it" if found.rolled_up else ""),
                     standing=each.standing,
                     because_of="" if doubt is None else doubt.because_of,
                     copies=each.copies,
@@ -232,7 +241,6 @@ class Memory:
         return [each.experience for each in found if not each.damage]
 
     def stats(self) -> Stats:
-        verified_at = self._store.meta("verified_at")
         embedder, pending = self.shelf.embedder, self.shelf.pending
         return Stats(
             experiences=len(self.shelf.catalog),
@@ -241,10 +249,17 @@ class Memory:
             hits=self._hits,
             model=f"{embedder.model} {embedder.model_sha256[:12]}",
             index=self.shelf.index.name,
-            verified_at=parse_iso(verified_at) if verified_at else None,
+            verified_at=self._when("verified_at"),
             schema_version=self._store.schema_version(),
             trust=self.trust.figures,
+            rolled_up=self._store.rolled_up(),
+            compacted_at=self._when("compacted_at"),
+            backed_up_at=self._when("backed_up_at"),
         )
+
+    def _when(self, what: str) -> datetime | None:
+        told = self._store.meta(what)
+        return parse_iso(told) if told else None
 
     def close(self) -> None:
         self.shelf.index.close()

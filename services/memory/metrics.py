@@ -1,6 +1,7 @@
 """What Prometheus sees of the memory. Unknown is NaN."""
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -20,6 +21,9 @@ _GAUGES = (
     ("calyx_memory_feedback_precision", "Share of judgements that say useful; NaN: none yet."),
     ("calyx_memory_floor", "The cosine that a match must be above: 0.80, or what feedback raised it to."),
     ("calyx_memory_evicted", "Experiences that recall leaves out because they did harm."),
+    ("calyx_memory_rolled_up", "Experiences that live in roll-ups."),
+    ("calyx_memory_compaction_age_seconds", "Age of the last compaction; NaN: never."),
+    ("calyx_memory_backup_age_seconds", "Age of the last backup; NaN: never."),
 )
 
 
@@ -66,11 +70,18 @@ class MemoryCollector:
             figures = [
                 float(stats.experiences),
                 float(stats.vectors),
-                unknown if stats.verified_at is None else (now - stats.verified_at).total_seconds(),
+                _age(now, stats.verified_at),
                 float(trust.labels),
                 unknown if trust.precision is None else trust.precision,
                 trust.floor.value,
                 float(trust.evicted),
+                float(stats.rolled_up),
+                _age(now, stats.compacted_at),
+                _age(now, stats.backed_up_at),
             ]
         for (name, text), value in zip(_GAUGES, figures, strict=True):
             yield GaugeMetricFamily(name, text, value=value)
+
+
+def _age(now: datetime, then: datetime | None) -> float:
+    return float("nan") if then is None else (now - then).total_seconds()

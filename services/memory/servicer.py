@@ -211,6 +211,9 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             feedback_precision=stats.trust.precision,
             floor=stats.trust.floor.value,
             evicted=stats.trust.evicted,
+            rolled_up=stats.rolled_up,
+            compacted_at=_stamp(stats.compacted_at) if stats.compacted_at else None,
+            backed_up_at=_stamp(stats.backed_up_at) if stats.backed_up_at else None,
         )
 
     async def ListExperiences(self, request: pb.ListExperiencesRequest, context: Any) -> pb.ListExperiencesResponse:

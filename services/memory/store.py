@@ -282,6 +282,11 @@ class Store:
         with self._reading("count") as connection:
             return _scalar(connection, "SELECT (SELECT count(*) FROM event) + (SELECT count(*) FROM member)")
 
+    def rolled_up(self) -> int:
+        """How many of them live in roll-ups."""
+        with self._reading("count members") as connection:
+            return _scalar(connection, SQL["count_members"])
+
     def experiences(self, seqs: Sequence[int]) -> dict[int, Stored]:
         """The experiences with these numbers, rows or members, checked against their digests."""
         with self._reading("read experiences") as connection:
