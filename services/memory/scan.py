@@ -1,6 +1,7 @@
 """Reads the whole store once: what catalog and index are made from at the start. A batch at a time, so that the
 memory needed does not grow with the store."""
 
+import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chassis.clock import parse_iso
-from services.memory.catalog import OUTCOME_CODES, STANDING_CODES, Catalog
+from services.memory.catalog import OUTCOME_CODES, STANDING_CODES, Catalog, Words
 from services.memory.embedding import Vectors
 from services.memory.experience import REHEARSAL
 from services.memory.index import Keys
@@ -20,6 +21,9 @@ from services.memory.queries import SQL
 from services.memory.store import Store, explained
 
 BATCH = 16_384
+_OUTCOMES = {name.encode(): code for name, code in OUTCOME_CODES.items()}
+_STANDINGS = {name.encode(): code for name, code in STANDING_CODES.items()}
+_ISO_CHARS = len("2026-01-01T00:00:00.000000Z")
 REHEARSALS = (SQL["with_fact"], REHEARSAL)
 
 
@@ -55,21 +59,21 @@ class Scan:
 
     def _columns(self, catalog: Catalog, batch: list[tuple[Any, ...]]) -> dict[str, NDArray[Any]]:
         """Columns of these rows, without those that can't be read."""
-        try:
-            seconds = [parse_iso(row[5]).timestamp() for row in batch]
-        except (ValueError, TypeError):  # rare: look for the damaged ones
-            batch = [row for row in batch if self._timed(row)]
-            seconds = [parse_iso(row[5]).timestamp() for row in batch]
+        seconds = _seconds([row[5] for row in batch])
+        if not np.isfinite(seconds).all():
+            self.unusable += [row[0] for row, known in zip(batch, np.isfinite(seconds), strict=True) if not known]
+            batch = [row for row, known in zip(batch, np.isfinite(seconds), strict=True) if known]
+            seconds = seconds[np.isfinite(seconds)]
         seq, namespace, domain, procedure, objective, _, outcome, tes = zip(*batch, strict=True) if batch else [()] * 8
         return {
             "seq": np.array(seq, dtype=np.int64),
             "objective": np.array(objective, dtype=np.int32),
-            "namespace": np.array([catalog.namespaces.code(each) for each in namespace], dtype=np.int32),
-            "domain": np.array([catalog.domains.code(each) for each in domain], dtype=np.int32),
-            "procedure": np.array([catalog.procedures.code(each) for each in procedure], dtype=np.int32),
-            "outcome": np.array([OUTCOME_CODES.get(each, -1) for each in outcome], dtype=np.int8),
+            "namespace": _codes(catalog.namespaces, namespace),
+            "domain": _codes(catalog.domains, domain),
+            "procedure": _codes(catalog.procedures, procedure),
+            "outcome": np.array([_OUTCOMES.get(each, -1) for each in outcome], dtype=np.int8),
             "standing": np.zeros(len(seq), dtype=np.int8),
-            "occurred": np.array(seconds, dtype=np.float64),
+            "occurred": seconds,
             "tes": np.array(tes, dtype=np.float64),  # None becomes NaN
             "rehearsal": np.zeros(len(seq), dtype=np.bool_),
         }
@@ -83,14 +87,14 @@ class Scan:
             places, here = _places(seqs, events)
             # In the order of their numbers: of several outcomes the last counts, the TES is the first one's, since a
             # score never changes.
-            codes = np.array([OUTCOME_CODES.get(each, -1) for each in outcomes], dtype=np.int8)
+            codes = np.array([_OUTCOMES.get(each, -1) for each in outcomes], dtype=np.int8)
             columns["outcome"][places] = codes[here]
             scored = here & np.array(first, dtype=np.bool_)
             columns["tes"][places[scored[here]]] = np.array(tes, dtype=np.float64)[scored]
         standings = self._connection.execute(SQL["scan_standings"]).fetchall()
         if standings:
             places, here = _places(seqs, [event for event, _ in standings])
-            codes = np.array([STANDING_CODES.get(standing, -1) for _, standing in standings], dtype=np.int8)
+            codes = np.array([_STANDINGS.get(standing, -1) for _, standing in standings], dtype=np.int8)
             columns["standing"][places] = codes[here]
             columns["outcome"][columns["standing"] < 0] = -1
         places, _ = _places(seqs, [seq for (seq,) in self._connection.execute(*REHEARSALS)])
@@ -124,6 +128,29 @@ class Scan:
             yield keys, vectors
 
 
+def _codes(words: Words, column: Sequence[bytes]) -> NDArray[np.int32]:
+    codes = {each: words.code(each.decode(errors="replace")) for each in dict.fromkeys(column)}
+    return np.array([codes[each] for each in column], dtype=np.int32)
+
+
+def _seconds(times: Sequence[bytes]) -> NDArray[np.float64]:
+    """Seconds since 1970 of times as `chassis.clock.iso` writes them; NaN where one is no time at all."""
+    if all(isinstance(each, bytes) and len(each) == _ISO_CHARS and each.endswith(b"Z") for each in times):
+        try:
+            moments = np.array(times, dtype=f"S{_ISO_CHARS - 1}").astype("datetime64[us]")  # without the Z
+            return np.where(np.isnat(moments), np.nan, moments.astype(np.int64) / 1e6)
+        except ValueError:
+            pass  # one of them is damaged
+    return np.array([_second(each) for each in times], dtype=np.float64)
+
+
+def _second(time: bytes) -> float:
+    try:
+        return parse_iso(time.decode()).timestamp()
+    except (ValueError, AttributeError):
+        return math.nan
+
+
 def _places(seqs: NDArray[np.int64], wanted: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """(where those that are there stand, which of `wanted` are there)."""
     numbers = np.array(wanted, dtype=np.int64)
@@ -136,7 +163,8 @@ def _places(seqs: NDArray[np.int64], wanted: Sequence[int]) -> tuple[NDArray[np.
 def scanning(store: Store) -> Iterator[Scan]:
     """Everything that recall needs, of one snapshot."""
     with closing(store.snapshot()) as connection, explained("read", store.path):
-        connection.row_factory = None  # plain tuples: there may be many
+        connection.row_factory = None  # plain tuples, and texts as they are: there may be many
+        connection.text_factory = bytes
         connection.execute("BEGIN")
         yield Scan(connection)
 
