@@ -75,11 +75,12 @@ def _work(root: Path, batch: int, up, told, room) -> None:  # type: ignore[no-un
 
 def measure(root: Path, workers: int, tasks: int, in_flight: int = 16) -> float:
     """Durable tasks a second: submit → claim → ack by `workers` processes, at most `in_flight` not yet acked."""
-    exchange, clock, signer = open_exchange(root), SystemClock(), None
+    os.sync()  # what was written before is not in its way
+    exchange, clock = open_exchange(root), SystemClock()
     signer = Signer.load(root / "grant.key")
     spawn = multiprocessing.get_context("spawn")
     up, told, room = spawn.Semaphore(0), spawn.Event(), spawn.Semaphore(in_flight)
-    batch = max(1, in_flight // workers // 2)
+    batch = max(1, in_flight // workers)
     crew = [spawn.Process(target=_work, args=(root, batch, up, told, room), daemon=True) for _ in range(workers)]
     for each in crew:
         each.start()

@@ -19,7 +19,18 @@ from chassis.exchange.cursor import Cursor
 from chassis.exchange.dependants import Dependants
 from chassis.exchange.folder import MAX_ACK_BYTES, Folder, Place, Ungranted
 from chassis.exchange.manifest import TASK_ID, Ack, AckStatus, Manifest, TaskId
-from chassis.exchange.moves import Unfit, folder_of, move_into, name_of, names, read_regular, remove, there, write_new
+from chassis.exchange.moves import (
+    Unfit,
+    folder_of,
+    make_folder,
+    move_into,
+    name_of,
+    names,
+    read_regular,
+    remove,
+    there,
+    write_new,
+)
 from chassis.exchange.port import Claim, Holder
 from chassis.killswitch import KillSwitch
 
@@ -246,6 +257,7 @@ class Custody:
     def _publish_ack(self, pending: str, ack: Ack, body: bytes) -> None:
         """What another process put beside the claim, or a mark to cancel it, is left to the next sweep."""
         answer = self._folder.ack(ack.task_id)
+        make_folder(folder_of(answer))
         while True:
             try:
                 move_into(pending, answer)

@@ -61,9 +61,11 @@ class Manifest:
     trace: str = ""
     svf_version: str = "2.0"
     grant: str = ""
+    _signed: tuple[bytes, Mapping[str, str]] | None = field(default=None, init=False, repr=False, compare=False)
+    """What `signed_bytes` said when this was read, and the params it said it of: all that could have changed since."""
 
     def to_json(self) -> Json:
-        value = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        value = {name: getattr(self, name) for name in _FIELDS}
         value["created_at"], value["expires_at"] = iso(self.created_at), iso(self.expires_at)
         value["dependencies"], value["artifacts"] = list(self.dependencies), [dict(a) for a in self.artifacts]
         value["params"] = dict(self.params)
@@ -71,6 +73,8 @@ class Manifest:
 
     def signed_bytes(self) -> bytes:
         """What the grant signs: the canonical JSON of everything but the grant."""
+        if self._signed is not None and self._signed[1] == self.params:
+            return self._signed[0]
         value = self.to_json()
         del value["grant"]
         return canonical_json(value)
@@ -85,8 +89,7 @@ class Manifest:
             raise InvalidInput("a manifest is a JSON object")
         if value.get("svf_version") != "2.0":
             raise InvalidInput(f"svf_version is {value.get('svf_version')!r}, this exchange speaks '2.0'")
-        names = set(cls.__dataclass_fields__)
-        if unknown := set(value) - names:
+        if unknown := value.keys() - _FIELDS.keys():
             raise InvalidInput(f"manifest has an unknown field {sorted(unknown)[0]!r}")
         try:
             made = {**value}
@@ -103,9 +106,11 @@ class Manifest:
             raise InvalidInput(f"not a manifest: {error}") from error
         manifest._check()
         try:
-            manifest.signed_bytes()
+            signed = manifest.signed_bytes()
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidInput(f"not a manifest: {error}") from error  # NaN, half a surrogate pair
+        if not manifest.artifacts:  # their values may be anything, so that equal ones need not be written alike
+            object.__setattr__(manifest, "_signed", (signed, dict(manifest.params)))
         return manifest
 
     def _check(self) -> None:
@@ -136,6 +141,9 @@ class Manifest:
             raise InvalidInput("manifest ttl_seconds is above 0 and at most 90 days")
         if type(self.rehearsal) is not bool:
             raise InvalidInput("manifest rehearsal is true or false")
+
+
+_FIELDS = {name: None for name in Manifest.__dataclass_fields__ if name != "_signed"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ objects for them took longer than most of the calls.
 """
 
 # see above
-# ruff: noqa: PTH103, PTH108, PTH114
+# ruff: noqa: PTH102, PTH103, PTH108, PTH114
 
 import ctypes
 import errno
@@ -54,6 +54,16 @@ def move_into(source: str, target: str) -> str:
                 raise
             os.makedirs(folder_of(target), exist_ok=True)
     raise Unavailable(f"{folder_of(target)} keeps vanishing; nothing was moved")
+
+
+def make_folder(path: str) -> None:
+    """There, with what it lies in."""
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return  # or something else of that name, as whoever uses it will find
+    except FileNotFoundError:
+        os.makedirs(path, exist_ok=True)
 
 
 def link(source: str, target: str) -> None:

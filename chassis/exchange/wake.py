@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import select
 import time
 import weakref
 from pathlib import Path
@@ -13,6 +14,7 @@ from chassis.exchange.moves import names
 
 RESCAN_SECONDS = 1.0
 """The safety net: so often the folders are looked into whatever inotify says."""
+_HEARD_BYTES = 64 * 1024
 _ARRIVES = flags.CREATE | flags.MOVED_TO | flags.ONLYDIR | flags.DONT_FOLLOW
 
 
@@ -57,7 +59,7 @@ class _Bell:
             if self._inotify is None:
                 time.sleep(min(left, 0.1))
             else:
-                self._inotify.read(timeout=max(1, round(left * 1000)))
+                self._hear(left)
 
     def _listen(self) -> None:
         """To the pool, for new priorities, and to each priority. Adding what is watched already changes nothing."""
@@ -67,6 +69,16 @@ class _Bell:
             self._folder.mkdir(exist_ok=True)
             for folder in (self._folder, *_priorities(self._folder)):
                 self._inotify.add_watch(folder, _ARRIVES)
+
+    def _hear(self, seconds: float) -> None:
+        """Until something arrives. What it was is not looked at: a wait after a rush would read every task's name."""
+        assert self._inotify is not None
+        fd, poll = self._inotify.fileno(), select.poll()
+        poll.register(fd, select.POLLIN)
+        if poll.poll(max(1, round(seconds * 1000))):
+            with contextlib.suppress(BlockingIOError):
+                while len(os.read(fd, _HEARD_BYTES)) > _HEARD_BYTES // 2:
+                    pass
 
     def close(self) -> None:
         if self._inotify is not None:
