@@ -77,6 +77,8 @@ def _amend(connection: sqlite3.Connection, body: Mapping[str, Any]) -> bool:
     finding = finding_of(body["finding"])
     if connection.execute(SQL["amendment"], (finding.amendment_id,)).fetchone():
         return False
+    if connection.execute(SQL["retired"], (body["id"],)).fetchone():  # by policy, and its amendments with it
+        return False
     brought = bring_back(connection, body["id"])
     seq = seq_of(connection, body["id"]) if brought is None else brought
     (taken,) = connection.execute(SQL["outcome_number_taken"], (body["outcome_seq"],)).fetchone()

@@ -261,7 +261,8 @@ def check_redo(connection: sqlite3.Connection, redo: RedoLog, mark: int) -> list
                 damages.append(Damage(what=f"event {name}", why="it was acknowledged and is gone", kind=Kind.GONE))
         elif kind == "amend":
             name = body["finding"]["amendment_id"]
-            if connection.execute(SQL["amendment"], (name,)).fetchone() is None:
+            retired = connection.execute(SQL["retired"], (body["id"],)).fetchone()  # its amendments went with it
+            if connection.execute(SQL["amendment"], (name,)).fetchone() is None and retired is None:
                 why = "it was acknowledged and is gone"
                 damages.append(Damage(what=f"amendment {name} of {body['id']}", why=why, kind=Kind.GONE))
         elif kind in ("feedback", "standing"):
