@@ -20,7 +20,7 @@ AXES: tuple[tuple[str, str], ...] = (
         "take_on enlist enrol reinstall recreate leave_in save preserve",
         "remove delete detach drop exclude uninstall erase purge take_off take_out leave_out unassign kick_out "
         "throw_out take_away throw_away deregister discard destroy wipe truncate prune strip give_up get_rid "
-        "evict expel undo",
+        "evict expel undo except",
     ),
     (
         "set book schedule reserve confirm arrange plan rebook",
@@ -47,6 +47,8 @@ AXES: tuple[tuple[str, str], ...] = (
     ("expensive priciest pricey dear costly", "cheap inexpensive"),
     ("nearest near closest", "farthest furthest far distant"),
     ("strong", "weak"),
+    ("many", "few"),
+    ("put_in bring_in take_in move_in", "put_out bring_out take_out move_out"),
     ("bright brighten", "dark darken dim"),
     (
         "allow permit grant accept approve let authorise authorize whitelist trust welcome unban pardon",
@@ -108,7 +110,7 @@ AXES: tuple[tuple[str, str], ...] = (
 
 NEGATIONS = frozenset(
     {
-        *("not", "no", "never", "none", "nothing", "nobody", "without", "neither", "nor", "except", "cannot", "unless"),
+        *("not", "no", "never", "none", "nothing", "nobody", "without", "neither", "nor", "cannot", "unless"),
         *("avoid", "refrain", "skip", "omit", "forget", "bypass", "lacking", "lack", "lacks"),
         *("avoiding", "skipping", "omitting", "forgetting", "bypassing", "skips", "avoids"),
         *("cant", "dont", "doesnt", "didnt", "wont", "wouldnt", "shouldnt", "couldnt", "mustnt", "neednt"),
@@ -117,6 +119,10 @@ NEGATIONS = frozenset(
 )
 
 PHRASES: tuple[tuple[str, str], ...] = (
+    (r"\b(?:nobody|no one|none|nothing) (?:but|except)\b", "only"),
+    (r"\bup to (?=\d)", "at_most "),
+    (r"\b(?:is|are|was|does|do|did)(?: not|nt) (?:work|working|respond|responding)\b", "broken"),
+    (r"\b(?:i|we) (?:can ?not|cant)\b", " "),
     (r"\b(?:no|not) (?:more|greater|higher|longer|larger|later) than\b", "at_most"),
     (r"\b(?:no|not) (?:less|fewer|lower|smaller|shorter) than\b", "at_least"),
     (r"\bat (?:the )?most\b", "at_most"),
@@ -163,7 +169,7 @@ NOUNS_TOO = _each(
     "mount book charge deposit follow join hold display export import download upload raise run set plan share bill "
     "show load pass fall rise pause halt schedule reserve close closure gain credit fire warm heat cool light mask "
     "merge commit flag mark pin star answer reply end kill success failure restore sleep refund bump boost trust limit "
-    "delete remove freeze pair link process leave grant ban send"
+    "delete remove quarantine heating cooling booking recording freeze pair link process leave grant ban send"
 )
 """After an article these are things, not wishes: "the archive", "a backup"."""
 

@@ -130,7 +130,7 @@ def _stands(words: list[str], place: int) -> set[tuple[int, int]]:
         or (word in ("send", "share") and after in ("me", "us"))  # that is: show
     ):
         return set()
-    if word in NOUNS_TOO and before in ARTICLES:
+    if word in NOUNS_TOO and (before in ARTICLES or before in ("from", "of", "into")):
         return set()
     if word in _SIDES:
         return _SIDES[word]
@@ -216,7 +216,9 @@ def opposed(one: Polarity, other: Polarity) -> str | None:
     denies = [side.negated and not (side.denied & axes) for side in (one, other)]
     if one.negated == other.negated:
         denies = [False, False]
-    undone = _undone(one.words - other.words, other.words - one.words)
+    differing = one.words ^ other.words
+    rest = {word for word in differing if not any(axis in axes for axis, _ in _SIDES.get(word, ()))}
+    undone = _undone(one.words & rest, other.words & rest)
     if (denies[0] != denies[1]) != (undone is not None):
         return "one of the two negates" if undone is None else f"one of the two undoes it ({undone})"
     return None
