@@ -28,6 +28,7 @@ from chassis.settings import StationSettings, load
 from services.memory.coarse import CoarseIndex
 from services.memory.compact import Terms
 from services.memory.drain import Drain
+from services.memory.gather import Gather
 from services.memory.index import VectorIndex
 from services.memory.memory import Memory
 from services.memory.metrics import MemoryCollector, RecallMeter
@@ -40,8 +41,7 @@ from services.memory.settings import MemorySettings
 from services.memory.store import Store, explained
 
 EMBEDDING_THREADS = 2
-CALL_THREADS = 8
-"""More than cores: a caller that records waits for the disk, together with others."""
+CALL_THREADS = 4
 
 MOST_AT_ONCE = 128
 """Calls under way or waiting; about two seconds of recalls in a memory of a million. More are refused."""
@@ -95,6 +95,7 @@ def main() -> None:
                     backups=backups,
                     station_id=identity.station_id,
                     meter=meter,
+                    recorder=Gather(memory.record_all, executor, MOST_AT_ONCE),
                 ),
                 ALLOW,
             )

@@ -49,6 +49,12 @@ class _Request:
     error: BaseException | None = None
     settled: bool = False
 
+    def answer(self) -> Any:
+        if self.error is not None:
+            return self.error
+        assert self.change is not None  # settled without an error
+        return self.change.result
+
 
 class Commits:
     """Blocking and thread-safe; alone in its thread it commits at once, in the order of the calls.
@@ -72,24 +78,35 @@ class Commits:
         self._queue: list[_Request] = []
         self._led = False
 
+    def use(self, connection: sqlite3.Connection) -> None:
+        """Go on with another connection; by whoever holds both locks."""
+        self._connection = connection
+
     def do(self, what: str, work: Work[T]) -> T:
         """Run `work` in a transaction and return its answer once that is durable, or raise what it raised.
 
         `work` may be run more than once, if SQLite gives up the whole transaction for another caller's failure.
         """
-        mine = _Request(what=what, work=work)
+        (answer,) = self.do_all(what, [work])
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def do_all(self, what: str, works: Sequence[Work[T]]) -> list[T | BaseException]:
+        """`do` for several that wait together; each has its own answer, or what it raised."""
+        mine = [_Request(what=what, work=work) for work in works]
+        if not mine:
+            return []
         with self._queueing:
-            self._queue.append(mine)
-            first, self._led = not self._led, True
-        if not first:
-            mine.woken.wait()
-        if not mine.settled:
-            self._lead()
-        if mine.error is not None:
-            raise mine.error
-        assert mine.change is not None  # settled without an error
-        result: T = mine.change.result
-        return result
+            self._queue.extend(mine)
+            lead, self._led = not self._led, True
+        for each in mine:
+            if not lead:
+                each.woken.wait()
+            lead = False
+            if not each.settled:
+                self._lead()
+        return [each.answer() for each in mine]
 
     def _lead(self) -> None:
         with self._queueing:

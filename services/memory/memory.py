@@ -125,20 +125,35 @@ class Memory:
 
     def record(self, experience: Experience) -> bool:
         """Store it durably; False if the id was already there (nothing is changed then)."""
-        check(experience)
-        appended = self._store.append(
-            experience, iso(self._clock.now()), then=lambda appended: self.shelf.add(appended, experience)
-        )
-        if appended is None:
-            return False
+        (answer,) = self.record_all([experience])
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def record_all(self, experiences: Sequence[Experience]) -> list[bool | BaseException]:
+        """`record` for callers that wait together, in one commit; each has its own answer, or what it would raise."""
+        answers: dict[int, bool | BaseException] = {}
+        for place, experience in enumerate(experiences):
+            try:
+                check(experience)
+            except InvalidInput as error:
+                answers[place] = error
+        sound = [place for place in range(len(experiences)) if place not in answers]
+        stored = self._store.append_all([experiences[place] for place in sound], iso(self._clock.now()), self.shelf.add)
+        for place, appended in zip(sound, stored, strict=True):
+            answers[place] = appended if isinstance(appended, BaseException) else appended is not None
+        if any(each is True for each in answers.values()):
+            self._embed_soon()
+        return [answers[place] for place in range(len(experiences))]
+
+    def _embed_soon(self) -> None:
         if self._wake is not None:
             self._wake()
-            return True
+            return
         try:
             self.catch_up()
         except Exception:  # durable already: whatever model or index do, it is pending and not lost
-            log.exception("could not embed or index an objective; its row is kept and pending", row=appended.seq)
-        return True
+            log.exception("could not embed or index an objective; its row is kept and pending")
 
     def amend(self, event_id: str, outcome: Outcome, evidence: str, amendment_id: str) -> bool:
         """Add a later outcome as a new row; False if this amendment was already there. TES stays as scored."""

@@ -1,8 +1,10 @@
 """The second copy of what was acknowledged: each change by value, durable here before the database commits.
 
-Segments `<first number>.jsonl`; a line is `{"n":<number>,"digest":"<sha256>","body":{…}}`, numbers rise by one without
-a gap over all segments, and the digest covers number and body. The database keeps, in the same commit, the number of
-the last entry that it holds. Whatever it lost since, by a damaged WAL or an older copy put in its place, is replayed.
+Segments `<first number>.jsonl`, filled up with NUL bytes before their first use, so that making an entry durable only
+overwrites and costs the file system no transaction. A line is `{"n":<number>,"digest":"<sha256>","body":{…}}`, numbers
+rise by one without a gap over all segments, and the digest covers number and body. The database keeps, in the same
+commit, the number of the last entry that it holds. Whatever it lost since, by a damaged WAL or an older copy put in its
+place, is replayed.
 """
 
 import contextlib
@@ -19,14 +21,14 @@ from typing import Any
 
 import structlog
 
-from chassis.atomic import append_lines, whole_lines
+from chassis.atomic import fsync_dir
 from chassis.canonical import sha256_hex
 from services.memory.faults import explained
 
 log = structlog.get_logger(__name__)
 
 UNREADABLE = "no line that matches its digest"
-SEGMENT_BYTES = 8 * 1024 * 1024
+SEGMENT_BYTES = 4 * 1024 * 1024
 _LINE = re.compile(rb'\{"n":(\d{1,18}),"digest":"([0-9a-f]{64})","body":(\{.*\})\}', re.DOTALL)
 
 
@@ -65,7 +67,7 @@ class RedoLog:
             segments = self.segments()
             self._last = segments[-1][0] - 1 if segments else 0
             if segments:
-                self._open(segments[-1][1])
+                self._go_on(segments[-1][1])
                 for number, _ in _lines(segments[-1]):
                     self._last = number
 
@@ -96,9 +98,9 @@ class RedoLog:
             data = b"".join(line(before + 1 + place, body) for place, body in enumerate(bodies))
             try:
                 with explained("write the redo log", self.folder):
-                    fd = self._segment()
+                    fd = self._segment(len(data))
                     start = self._size
-                    if os.write(fd, data) != len(data):
+                    if os.pwrite(fd, data, start) != len(data):
                         raise OSError(errno.ENOSPC, "short write, the disk may be full", str(self.folder))
                     if self._durable:
                         os.fdatasync(fd)
@@ -107,7 +109,7 @@ class RedoLog:
             except BaseException:
                 self._size, self._last = start, before
                 if fd >= 0:
-                    self._take_back(fd, start, len(bodies))
+                    self._take_back(fd, start, len(data), len(bodies))
                 raise
 
     def read(self, after: int = 0) -> Iterator[Entry | Spoilt]:
@@ -149,28 +151,50 @@ class RedoLog:
         with self._lock:
             self._close()
 
-    def _segment(self) -> int:
-        if self._fd is None or self._size >= self._segment_bytes:
+    def _segment(self, size: int) -> int:
+        if self._fd is None or self._size + size > self._segment_bytes:
             self._close()
-            return self._open(self.folder / f"{self._last + 1:012d}.jsonl")
+            return self._begin(self.folder / f"{self._last + 1:012d}.jsonl", max(size, self._segment_bytes))
         return self._fd
 
-    def _open(self, path: Path) -> int:
-        append_lines(path, [], mode=0o600, durable=self._durable)  # creates it, or sets a torn last line aside
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
-        self._size = os.fstat(self._fd).st_size
-        return self._fd
+    def _begin(self, path: Path, size: int) -> int:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            if self._durable:
+                left = memoryview(bytes(size))
+                while left:
+                    left = left[os.write(fd, left) :]
+                os.fsync(fd)
+                fsync_dir(path.parent)
+        except BaseException:
+            os.close(fd)
+            path.unlink()
+            raise
+        self._fd, self._size = fd, 0
+        return fd
+
+    def _go_on(self, path: Path) -> None:
+        data = _written(path)
+        self._size = data.rfind(b"\n") + 1
+        self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if torn := data[self._size :]:
+            with path.with_name(path.name + ".torn").open("ab") as aside:
+                aside.write(torn + b"\n")
+            self._blank(self._fd, self._size, len(torn))
+
+    def _blank(self, fd: int, start: int, size: int) -> None:
+        os.pwrite(fd, bytes(size), start)
+        if self._durable:
+            os.fdatasync(fd)
 
     def _close(self) -> None:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
-    def _take_back(self, fd: int, size: int, taken: int) -> None:
+    def _take_back(self, fd: int, start: int, size: int, taken: int) -> None:
         try:
-            os.ftruncate(fd, size)
-            if self._durable:
-                os.fdatasync(fd)
+            self._blank(fd, start, size)
         except OSError as error:
             # What stays is replayed at the next start: a change whose caller was told that it may be repeated.
             log.error("an entry of the redo log could not be taken back", why=str(error))
@@ -190,7 +214,7 @@ def _digest(number: int, body: bytes) -> str:
 def _lines(segment: tuple[int, Path]) -> Iterator[tuple[int, Entry | None]]:
     """(number, entry); a line that fails its check is counted, and its entry is None."""
     number = segment[0] - 1
-    for raw in whole_lines(segment[1]):
+    for raw in _written(segment[1]).split(b"\n")[:-1]:
         number += 1
         found = _LINE.fullmatch(raw)
         if found is None or _digest(int(found[1]), found[3]) != found[2].decode():
@@ -198,3 +222,8 @@ def _lines(segment: tuple[int, Path]) -> Iterator[tuple[int, Entry | None]]:
             continue
         number = int(found[1])
         yield number, Entry(number=number, body=json.loads(found[3]))
+
+
+def _written(path: Path) -> bytes:
+    """A segment without what it was filled up with; its last line may be torn."""
+    return path.read_bytes().rstrip(b"\0")

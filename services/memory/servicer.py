@@ -78,6 +78,12 @@ class Meter(Protocol):
     def recalled(self, hit: bool, seconds: float, searched: int) -> None: ...
 
 
+class Recorder(Protocol):
+    """Who stores experiences of callers that wait together; see gather.py."""
+
+    async def run(self, item: Experience) -> bool: ...
+
+
 class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
     """`root` is the station folder: backup paths are told relative to it."""
 
@@ -91,13 +97,18 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
         backups: Path,
         station_id: str,
         meter: Meter | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
+        self._recorder = recorder
         self._memory, self._executor, self._clock = memory, executor, clock
         self._root, self._backups, self._station_id, self._meter = root, backups, station_id, meter
 
     async def RecordExperience(self, request: pb.RecordExperienceRequest, context: Any) -> pb.RecordExperienceResponse:
         experience = experience_from_wire(request.experience, self._station_id)
-        created = await self._executor.run(self._memory.record, experience)
+        if self._recorder is None:
+            created = await self._executor.run(self._memory.record, experience)
+        else:
+            created = await self._recorder.run(experience)
         return pb.RecordExperienceResponse(id=experience.id, created=created)
 
     async def Recall(self, request: pb.RecallRequest, context: Any) -> pb.RecallResponse:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -51,17 +52,20 @@ class Store:
         with explained("open", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             dropped = dropped_commits(path.with_name(path.name + "-wal"))
-            self._writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
-            self._writer.row_factory = sqlite3.Row
-            try:
-                self._prepare(durable)
-                if dropped or redo is not None:
-                    self._make_up(dropped)
-                self._reader = self.snapshot()
-            except BaseException:
-                self._writer.close()
-                raise
+            self._durable = durable
+            self._connect(lambda: self._make_up(dropped) if dropped or redo is not None else None)
         self._commits = Commits(self._writer, path, change=self.change, writing=self._write_lock, redo=redo)
+
+    def _connect(self, then: Callable[[], None]) -> None:
+        self._writer = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        self._writer.row_factory = sqlite3.Row
+        try:
+            self._prepare(self._durable)
+            then()
+            self._reader = self.snapshot()
+        except BaseException:
+            self._writer.close()
+            raise
 
     def _prepare(self, durable: bool) -> None:
         version = _scalar(self._writer, "PRAGMA user_version")
@@ -164,27 +168,14 @@ class Store:
         self, experience: Experience, recorded_at: str, then: Callable[[Appended], None] | None = None
     ) -> Appended | None:
         """Store one experience durably; None if its id was already there, as a row or in a roll-up."""
-        sealed = event_digest(experience, recorded_at)
-        first = first_finding(experience, recorded_at)
+        return self.commit("record", _recording(experience, recorded_at, then))
 
-        def work(connection: sqlite3.Connection) -> Change[Appended | None]:
-            if connection.execute(SQL["known"], {"id": experience.id}).fetchone():
-                return Change(result=None)
-            key = objective_key(connection, experience.objective)
-            seq = insert_experience(connection, experience, recorded_at, sealed, key)
-            outcome_seq = insert_finding(connection, seq, experience.id, first)
-            appended = Appended(seq=seq, objective_key=key)
-            entry = {
-                "kind": "record",
-                "seq": seq,
-                "objective_key": key,
-                "outcome_seq": outcome_seq,
-                "recorded_at": recorded_at,
-                "experience": told(experience),
-            }
-            return Change(result=appended, entries=(entry,), then=None if then is None else lambda: then(appended))
-
-        return self.commit("record", work)
+    def append_all(
+        self, experiences: Sequence[Experience], recorded_at: str, then: Callable[[Appended, Experience], None]
+    ) -> list[Appended | BaseException | None]:
+        """`append` for callers that wait together; each has its own answer, or what it would have raised."""
+        works = [_recording(each, recorded_at, partial(_swapped, then, each)) for each in experiences]
+        return self._commits.do_all("record", works)
 
     def amend(self, event_id: str, finding: Finding, then: Callable[[int], None] | None = None) -> int | None:
         """Add an outcome as a new row and return its event's number; None if the amendment was already there.
@@ -267,6 +258,22 @@ class Store:
         with self._write_lock, explained("fold the WAL into", self.path):
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    @contextmanager
+    def still(self) -> Iterator[Callable[[Callable[[], None]], None]]:
+        """Nobody writes inside. Given is what closes the file, lets another be put in its place and opens that."""
+        with self.change, self._write_lock:
+            yield self._replaced
+
+    def _replaced(self, swap: Callable[[], None]) -> None:
+        with self._read_lock, explained("put another store in the place of", self.path):
+            self._reader.close()
+            self._writer.close()
+            try:
+                swap()
+            finally:
+                self._connect(lambda: None)
+                self._commits.use(self._writer)
+
     # what is read
 
     def meta(self, key: str) -> str | None:
@@ -317,6 +324,36 @@ class Store:
         """(key, text) of objectives without a vector of this model, oldest first."""
         with self._reading("read pending objectives") as connection:
             return [tuple(row) for row in connection.execute(SQL["pending"], (model_sha256, limit))]
+
+
+def _swapped(then: Callable[[Appended, Experience], None], experience: Experience, appended: Appended) -> None:
+    then(appended, experience)
+
+
+def _recording(
+    experience: Experience, recorded_at: str, then: Callable[[Appended], None] | None
+) -> Work[Appended | None]:
+    sealed = event_digest(experience, recorded_at)
+    first = first_finding(experience, recorded_at)
+
+    def work(connection: sqlite3.Connection) -> Change[Appended | None]:
+        if connection.execute(SQL["known"], {"id": experience.id}).fetchone():
+            return Change(result=None)
+        key = objective_key(connection, experience.objective)
+        seq = insert_experience(connection, experience, recorded_at, sealed, key)
+        outcome_seq = insert_finding(connection, seq, experience.id, first)
+        appended = Appended(seq=seq, objective_key=key)
+        entry = {
+            "kind": "record",
+            "seq": seq,
+            "objective_key": key,
+            "outcome_seq": outcome_seq,
+            "recorded_at": recorded_at,
+            "experience": told(experience),
+        }
+        return Change(result=appended, entries=(entry,), then=None if then is None else partial(then, appended))
+
+    return work
 
 
 def _scalar(connection: sqlite3.Connection, statement: str) -> int:

@@ -68,13 +68,13 @@ def test_an_experience_and_a_finding_come_back_from_json_as_they_were() -> None:
 
 
 def test_entries_are_read_back_in_order_over_segments_and_after_a_number(folder: Path) -> None:
-    log = RedoLog(folder, durable=False, segment_bytes=200)
+    log = RedoLog(folder, durable=False, segment_bytes=230)
     for number in range(1, 8):
         with log.written([b'{"kind":"x","value":%d}' % number]) as through:
             assert through == number
     assert len(log.segments()) > 2
     log.close()
-    log = RedoLog(folder, durable=False, segment_bytes=200)
+    log = RedoLog(folder, durable=False, segment_bytes=230)
     assert log.last == 7
     for after in range(8):
         found = list(log.read(after))
@@ -97,22 +97,38 @@ def test_what_is_taken_back_is_not_in_the_log_and_its_number_is_given_again(fold
 
 
 def test_a_torn_last_line_is_set_aside(folder: Path) -> None:
-    log = RedoLog(folder, durable=False)
+    log = RedoLog(folder)
     with log.written([b'{"a":1}']):
         pass
     log.close()
     segment = next(folder.glob("*.jsonl"))
     torn = line(2, b'{"a":2}')[:-7]
-    with segment.open("ab") as file:
-        file.write(torn)
-    log = RedoLog(folder, durable=False)
+    whole = segment.read_bytes()
+    place = whole.rindex(b"\n") + 1
+    segment.write_bytes(whole[:place] + torn + whole[place + len(torn) :])
+    log = RedoLog(folder)
     assert (log.last, len(list(log.read()))) == (1, 1)
     assert segment.with_name(segment.name + ".torn").read_bytes().rstrip() == torn
+    with log.written([b'{"a":3}']):
+        pass
     log.close()
+    assert [each.body["a"] for each in RedoLog(folder).read() if isinstance(each, Entry)] == [1, 3]
+
+
+def test_a_segment_has_its_full_size_before_its_first_entry_and_an_entry_larger_than_that_gets_its_own(
+    folder: Path,
+) -> None:
+    log = RedoLog(folder, segment_bytes=1000)
+    for size in (10, 10, 3000, 10):
+        with log.written([b'{"a":"%s"}' % (b"x" * size)]):
+            pass
+    log.close()
+    assert [path.stat().st_size >= 1000 for _, path in log.segments()] == [True, True, True]
+    assert [len(each.body["a"]) for each in RedoLog(folder).read() if isinstance(each, Entry)] == [10, 10, 3000, 10]
 
 
 def test_damaged_and_missing_entries_are_named_by_their_numbers(folder: Path) -> None:
-    log = RedoLog(folder, durable=False, segment_bytes=200)
+    log = RedoLog(folder, durable=False, segment_bytes=230)
     for number in range(1, 13):
         with log.written([b'{"value":%d}' % number]):
             pass
@@ -133,13 +149,13 @@ def test_damaged_and_missing_entries_are_named_by_their_numbers(folder: Path) ->
 
 
 def test_only_whole_segments_that_are_elsewhere_are_dropped_and_never_the_last(folder: Path) -> None:
-    log = RedoLog(folder, durable=False, segment_bytes=150)
+    log = RedoLog(folder, durable=False, segment_bytes=230)
     for number in range(1, 9):
         with log.written([b'{"value":%d}' % number]):
             pass
     segments = log.segments()
     assert log.drop_through(0) == []
-    assert [path.name for path in log.drop_through(segments[2][0])] == [path.name for _, path in segments[:2]]
+    assert [path.name for path in log.drop_through(segments[2][0] - 1)] == [path.name for _, path in segments[:2]]
     assert not [each for each in log.read() if isinstance(each, Spoilt)]
     log.drop_through(10**6)
     assert [first for first, _ in log.segments()] == [segments[-1][0]]
@@ -348,23 +364,23 @@ def test_eight_threads_lose_nothing_and_the_catalogs_order_holds(folder: Path) -
     assert [row[0] for row in rows(store.path, "event")["event"]] == taken
 
 
-def test_a_full_disk_at_the_log_or_at_the_commit_acknowledges_nothing_and_leaves_nothing_half_done(
-    folder: Path,
-) -> None:
-    store = opened(folder, durable=True)
+@pytest.mark.parametrize("where", ["log", "wal", "both"])
+def test_a_full_disk_acknowledges_nothing_and_leaves_nothing_half_done(folder: Path, where: str) -> None:
+    store = opened(folder, durable=True, segment_bytes=8_000 if where != "wal" else 10_000_000)
     fill(store)
     assert store.redo is not None
-    log_size = store.redo.segments()[-1][1].stat().st_size
-    wal_size = (folder / "experience.sqlite-wal").stat().st_size
-    for room in (log_size + 10, wal_size + 10, 0):  # the log ends first, then the WAL, then nothing goes at all
-        before, last = rows(store.path), store.redo.last
-        with full_disk(room), pytest.raises((ResourceExhausted, Unavailable), match="nothing was half done"):
-            store.append(experience(f"full-{room}", evidence="x" * 30_000), AT)
-        assert rows(store.path) == before
-        assert store.redo.last == last
+    room = {"log": 40_000, "wal": 10_000_000, "both": 0}[where]  # of 60,000 bytes the log takes one copy, the WAL two
+    if where == "wal":
+        store._writer.execute(f"PRAGMA max_page_count = {store._writer.execute('PRAGMA page_count').fetchone()[0]}")
+    before, last = rows(store.path), store.redo.last
+    with full_disk(room), pytest.raises((ResourceExhausted, Unavailable), match="nothing was half done"):
+        store.append(experience("full", evidence="x" * 60_000), AT)
+    assert rows(store.path) == before
+    assert store.redo.last == last
+    store._writer.execute("PRAGMA max_page_count = 1000000")
     store.append(experience("room again"), AT)
     assert not [each for each in store.redo.read() if isinstance(each, Spoilt)]
-    assert "full" not in str(rows(store.path, "event"))
+    assert not [each for each in store.redo.read() if isinstance(each, Entry) and "xxx" in str(each.body)]
     store.close()
     again = opened(folder)
     assert again.count() == 11
