@@ -140,6 +140,7 @@ def pick(rows: NDArray[Any], gated: Sequence[Gated], limit: int) -> list[Pick]:
     for each in gated:
         mine = rows[rows["objective"] == each.objective]
         kinds = (mine["domain"].astype(np.int64) << 24) + mine["procedure"]
+        kinds = 2 * kinds + mine["rehearsal"]  # a rehearsal must not hide what was really done
         kinds = (kinds * len(OUTCOMES) + mine["outcome"]) * len(STANDINGS) + mine["standing"]
         for kind in np.unique(kinds).tolist():
             same = mine[kinds == kind]

@@ -114,6 +114,7 @@ class FakeMemory(Silence):
         self.experiences: dict[str, Experience] = {}
         self.amended: dict[str, tuple[str, Outcome]] = {}
         self.matches: tuple[Recalled, ...] = ()
+        self.summaries: tuple[Summary, ...] = ()
         self.judged: list[tuple[str, Judgement]] = []
 
     def recall(self, objective: str, domain: str, limit: int) -> Recollection:
@@ -125,7 +126,7 @@ class FakeMemory(Silence):
             Summary(domain=domain, procedure=procedure, successes=ends["success"], failures=ends["failure"])
             for (domain, procedure), ends in counted.items()
         )
-        return Recollection(matches=self.matches[:limit], summaries=summaries)
+        return Recollection(matches=self.matches[:limit], summaries=(*summaries, *self.summaries))
 
     def judge(self, experience_id: str, judgement: Judgement) -> None:
         self._answer()
