@@ -63,6 +63,8 @@ CHANGES = {"open": 12, "write": 40, "compact": 40, "backup": 12, "rebuild": 12}
 WRITERS = 3
 ROWS_PER_WRITER = 60
 
+AMENDED = "SELECT amendment_id, substr(id, 3) FROM outcome JOIN event ON event.seq = event WHERE amendment_id NOT NULL"
+
 clock = SystemClock()
 
 
@@ -189,9 +191,10 @@ def look(folder: Path, memory: Memory, store: Store) -> list[str]:
     rows, amendments = acknowledged(folder)
     with closing(store.snapshot()) as connection:
         homes = {row["id"]: (row["seq"], row["home"]) for row in connection.execute("SELECT * FROM sealed_event")}
-        there = {row[0] for row in connection.execute("SELECT amendment_id FROM outcome WHERE amendment_id NOT NULL")}
-    # An amendment changes how it ended; a roll-up keeps no evidence; what the policy ended leaves its name.
-    amended = set(amendments.values())
+        there = {row[0]: f"e-{row[1]}" for row in connection.execute(AMENDED)}
+    # An amendment, of which nobody may have been told, changes how it ended; a roll-up keeps no evidence; what the
+    # policy ended leaves its name.
+    amended = set(there.values())
     for number in rows:
         wanted = made(number)
         seq, home = homes.get(wanted.id, (0, ""))

@@ -176,8 +176,9 @@ def _retire(
         due = _due(connection, home, rules, now)
         while batch := list(islice(due, RETIRED_AT_ONCE)):
             retired[home] += len(batch) if dry_run else _end(store, shelf, home, batch, now)
-    if retired and not dry_run:
-        shelf.rebuild(orphans_of(connection))
+    # Also what an earlier run left, if it was killed in between.
+    if rules and not dry_run and (orphans := orphans_of(connection)):
+        shelf.rebuild(orphans)
     return retired
 
 
