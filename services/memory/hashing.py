@@ -7,6 +7,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,20 +22,32 @@ Numbers = NDArray[np.int64]
 Row = tuple[Any, ...]
 
 
-def check_events(connection: sqlite3.Connection, highest: int, damages: list[Damage]) -> Numbers:
-    """The numbers of all rows of `event`, each checked with its objective, context and prediction."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """Numbers of the rows that could be read, of those among them that don't hold, and of the events they are of."""
+
+    seen: Numbers
+    bad: Numbers
+    events: Numbers
+
+
+def check_events(connection: sqlite3.Connection, highest: int, damages: list[Damage]) -> Checked:
+    """All rows of `event`, each checked with its objective, context and prediction."""
     seen: list[int] = []
+    bad: list[int] = []
     for seq, name, sealed, predicted, before, after in _rows(connection, "hash_events", highest, "event", damages):
         seen.append(seq)
         if before is None or after is None or not _sealed((before, _real(predicted), after), sealed):
             why = "the row, its objective, its context or its prediction does not match the digest"
             damages.append(_row(f"event {_text(name)} (row {seq})", why, seq))
-    return np.array(seen, dtype=np.int64)
+            bad.append(seq)
+    return _checked(seen, bad, seen)
 
 
-def check_outcomes(connection: sqlite3.Connection, highest: int, damages: list[Damage]) -> tuple[Numbers, Numbers]:
-    """(numbers of all rows of `outcome`, numbers of the events that have one)."""
+def check_outcomes(connection: sqlite3.Connection, highest: int, damages: list[Damage]) -> Checked:
+    """All rows of `outcome`, each checked with the id of its event."""
     seen: list[int] = []
+    bad: list[int] = []
     events: list[int] = []
     for seq, event, name, sealed, before, took, between, tes in _rows(
         connection, "hash_outcomes", highest, "outcome", damages
@@ -43,11 +56,19 @@ def check_outcomes(connection: sqlite3.Connection, highest: int, damages: list[D
         events.append(event if isinstance(event, int) else 0)
         if name is None:
             damages.append(Damage(what=f"outcome row {seq}", why=f"its event {event} is gone", kind=Kind.GONE))
-        elif None in (before, between) or not _sealed((before, _real(took), between, _real(tes), b"}"), sealed):
+        elif None not in (before, between) and _sealed((before, _real(took), between, _real(tes), b"}"), sealed):
+            continue
+        else:
             damages.append(
                 _row(f"event {_text(name)} (row {event})", f"outcome {seq} does not match its digest", event)
             )
-    return np.array(seen, dtype=np.int64), np.array(events, dtype=np.int64)
+        bad.append(seq)
+    return _checked(seen, bad, events)
+
+
+def _checked(seen: list[int], bad: list[int], events: list[int]) -> Checked:
+    numbers = (np.array(each, dtype=np.int64) for each in (seen, bad, events))
+    return Checked(seen=next(numbers), bad=next(numbers), events=next(numbers))
 
 
 def vectors(connection: sqlite3.Connection, damages: list[Damage]) -> Iterator[list[tuple[int, str, bytes]]]:

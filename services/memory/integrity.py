@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import structlog
@@ -16,8 +17,10 @@ from services.memory.backup import check_backups, set_aside
 from services.memory.commits import REDO_MARK
 from services.memory.damage import Damage, Kind, shortened
 from services.memory.frames import WalIndex, check_wal
+from services.memory.pages import Pages
 from services.memory.quarantine import Quarantine
 from services.memory.queries import SQL
+from services.memory.restore import Restored, restore
 from services.memory.roots import Seal, Unseal, close_days, sign_again
 from services.memory.shelf import Shelf
 from services.memory.store import Store
@@ -48,6 +51,7 @@ class Integrity:
         self.quarantine = Quarantine(folder / "quarantine")
         self._wal = store.path.with_name(store.path.name + "-wal")
         self._wal_index = WalIndex(store.path.with_name(store.path.name + "-shm"))
+        self._held_open: list[Pages] = []
         self._verifying = threading.Lock()
         self._leave_out()
 
@@ -191,9 +195,50 @@ class Integrity:
         self._store.checkpoint()
         return f"a copy was kept as quarantine/{kept.name}; what it holds is whole and was folded into the store"
 
+    # restore
+
+    def restore(self, backup: Path | None, *, dry_run: bool) -> Restored:
+        """See restore.py. Recording waits; recall goes on, from the old store until the swap."""
+        folder, now = self._store.path.parent, self._clock.now()
+        with self._verifying:
+            with self._store.still() as replaced:
+                done = restore(
+                    folder,
+                    backup=backup,
+                    redo=self._store.redo,
+                    now=now,
+                    unseal=self._keys.unseal,
+                    dry_run=dry_run,
+                    swap=replaced,
+                    held_open=self._held_open,
+                )
+            if not dry_run:
+                self._take_up(folder / done.set_aside)
+        self._audit.write(
+            "memory.restore",
+            dry_run=dry_run,
+            backup=done.backup,
+            from_backup=done.from_backup,
+            replayed=done.replayed,
+            lost=list(done.lost[:100]),
+            set_aside=done.set_aside,
+        )
+        return done
+
+    def _take_up(self, aside: Path) -> None:
+        self.quarantine.release(aside)
+        self._wal_index.close()  # of the file that was replaced
+        with self._shelf.change:
+            self._shelf.left_out = frozenset()
+        self._shelf.rebuild()
+        self.close_days()
+
     def close(self) -> None:
         """After the store."""
         self._wal_index.close()
+        for pages in self._held_open:
+            pages.close()
+        self._held_open.clear()
 
 
 def _of_an_index(damage: Damage) -> bool:

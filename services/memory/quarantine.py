@@ -80,17 +80,22 @@ class Quarantine:
             self._write([*self._held, held])
         return kept
 
-    def release(self) -> None:
-        """Forget the list once what it named was replaced; the list itself is kept beside what was set aside."""
+    def release(self, aside: Path) -> None:
+        """Begin anew once what was listed has been replaced; the list goes to what was set aside."""
         with self._lock:
-            self._write([])
+            if self._held:
+                with explained("set the quarantine aside", aside):
+                    write_json(aside / "quarantine.json", self._told(self._held))
+                self._write([])
+
+    def _told(self, held: list[Held]) -> Json:
+        return {"schema": SCHEMA, "held": [_told(each) for each in held]}
 
     def _write(self, held: list[Held]) -> None:
-        value: Json = {"schema": SCHEMA, "held": [_told(each) for each in held]}
         with explained("write the quarantine", self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             fsync_dir(self.folder.parent)
-            write_json(self.folder / "list.json", value)
+            write_json(self.folder / "list.json", self._told(held))
         self._held = held
 
 

@@ -23,7 +23,7 @@ from services.memory.roots import CHANGED, Unseal, day_roots, kept_roots
 
 SELF_QUERIES = 64
 LOST = "lost"
-"""The key in `meta` of what a restore could not bring back, and said: [first, last] of numbers of rows."""
+"""The key in `meta` of what a restore could not bring back, and said: [first, last] of numbers of rows, by table."""
 
 FILE = "experience.sqlite"
 CAN_NOT_READ = "could not be read to the end: {}; run `calyx memory restore`"
@@ -116,12 +116,13 @@ def _check_rows(connection: sqlite3.Connection, expected: Expected, quarantined:
     with _read(damages):
         highest = {name: seq for name, seq in connection.execute(SQL["highest_given"]) if isinstance(seq, int)}
     last = max(highest.get("event", 0), int(expected.seqs.max(initial=0)))
-    events = check_events(connection, last, damages)
+    events = check_events(connection, last, damages).seen
     outcomes = ended = np.empty(0, dtype=np.int64)
     with _read(damages):
         # Where the highest number can't be read, the table's own end is asked.
         (end,) = connection.execute("SELECT ifnull(max(seq), 0) FROM outcome").fetchone()
-        outcomes, ended = check_outcomes(connection, max(end, highest.get("outcome", 0)), damages)
+        checked = check_outcomes(connection, max(end, highest.get("outcome", 0)), damages)
+        outcomes, ended = checked.seen, checked.events
         for seq in np.setdiff1d(events, ended).tolist():
             why = "its outcome is missing"
             damages.append(
@@ -132,7 +133,8 @@ def _check_rows(connection: sqlite3.Connection, expected: Expected, quarantined:
     with _read(damages):
         moved, members = _numbers(connection, "moved_events"), _numbers(connection, "all_member_numbers")
         moved_outcomes = _numbers(connection, "moved_outcomes")
-        known_lost = lost_numbers(connection)
+        known_lost = lost_numbers(connection, "event")
+        moved_outcomes = np.concatenate([moved_outcomes, lost_numbers(connection, "outcome")])
         for what, why in _members(connection):
             seq = int(what.rpartition("(row ")[2].rstrip(")")) if what.startswith("member ") else 0
             damages.append(Damage(what=what, why=why, kind=Kind.ROW, numbers=(seq,) if seq else ()))
@@ -162,10 +164,10 @@ def _numbers(connection: sqlite3.Connection, name: str) -> Numbers:
     return np.fromiter((row[0] for row in connection.execute(SQL[name])), dtype=np.int64)
 
 
-def lost_numbers(connection: sqlite3.Connection) -> Numbers:
-    """Rows that a restore has said are lost."""
+def lost_numbers(connection: sqlite3.Connection, table: str) -> Numbers:
+    """Numbers of rows of `event` or `outcome` that a restore has said are lost."""
     row = connection.execute(SQL["get_meta"], (LOST,)).fetchone()
-    runs = json.loads(row[0]) if row else []
+    runs = json.loads(row[0])[table] if row else []
     parts = [np.arange(first, last + 1, dtype=np.int64) for first, last in runs]
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
