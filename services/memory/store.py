@@ -19,6 +19,7 @@ from services.memory.faults import explained as explained
 from services.memory.inserts import insert_experience, insert_finding, objective_key, seq_of
 from services.memory.members import bring_back, read
 from services.memory.migrate import APPLICATION_ID, migrate, vector_digest
+from services.memory.proof import prove
 from services.memory.queries import SQL, migrations
 from services.memory.redo import Entry, RedoLog, Spoilt
 from services.memory.replay import Replayed, first_lost, replay
@@ -51,6 +52,7 @@ class Store:
         self._read_lock = threading.Lock()
         with explained("open", path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            prove(path, path.parent / "backups")
             dropped = dropped_commits(path.with_name(path.name + "-wal"))
             self._durable = durable
             self._connect(lambda: self._make_up(dropped) if dropped or redo is not None else None)
