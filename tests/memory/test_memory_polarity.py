@@ -26,6 +26,12 @@ OPPOSITE = [
     ("mark the task as blocked by review", "mark the task as unblocked by review"),
     ("the most expensive product", "the least expensive product"),
     ("files older than a week", "files newer than a week"),
+    ("copy the files from the laptop to the server", "copy the files from the server to the laptop"),
+    ("replace nginx with caddy", "replace caddy with nginx"),
+    ("set the limit from 5 to 10", "set the limit from 10 to 5"),
+    ("at least 3 replicas must run", "at most 3 replicas must run"),
+    ("show tracked files", "show untracked files"),
+    ("no more than 4 threads", "no less than 4 threads"),
 ]
 
 SAME = [
@@ -38,6 +44,11 @@ SAME = [
     ("delete old reports", "remove old reports"),
     ("summarise the metrics", "roll the metrics up"),
     ("it is not without reason", "it is with reason"),
+    ("start the job that stops idle containers", "launch the job which halts idle containers"),
+    ("do not disable the firewall", "leave the firewall enabled"),
+    ("which hosts are not reachable", "list the unreachable hosts"),
+    ("copy the files from the laptop to the server", "copy the files to the server from the laptop"),
+    ('count the reviews that mention "not useful"', 'count the reviews that mention "great"'),
 ]
 
 
