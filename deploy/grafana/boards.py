@@ -424,6 +424,25 @@ RESOURCES = Board(
                 filled=False,
             ),
             Panel(
+                title="Floor and feedback",
+                description="The cosine a match must be above, and the share of judgements that say useful.",
+                unit="none",
+                queries={"floor": "calyx_memory_floor", "useful": "calyx_memory_feedback_precision"},
+                width=12,
+                filled=False,
+            ),
+            Panel(
+                title="Evicted and silent",
+                description="Experiences left out because they did harm, and recalls an hour that found nothing alike.",
+                unit="none",
+                queries={
+                    "evicted": "calyx_memory_evicted",
+                    "abstentions": "increase(calyx_memory_abstentions_total[1h])",
+                },
+                width=12,
+                filled=False,
+            ),
+            Panel(
                 title="Last verification",
                 description="How long ago memory's integrity was last verified.",
                 unit="s",

@@ -185,6 +185,7 @@ def test_status_and_recall_show_ones_own_and_nothing_unknown_as_a_number(wire: W
         ),
     )  # fmt: skip
     match = agent.Recall(pb.RecallRequest(text="sort")).matches[0]
+    assert (match.untrusted, match.standing) == (True, "valid")
     assert (match.objective, match.at.ToDatetime(tzinfo=UTC)) == ("sort it", when) and not match.HasField("tes")
     agent.Report(pb.ReportRequest(text="all well"))
 

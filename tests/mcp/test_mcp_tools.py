@@ -61,7 +61,8 @@ def test_the_whole_way_from_status_to_ack(session: Session) -> None:
     async def body(at: Desk) -> None:
         status = await at.ok("status")
         assert status["agent"] == "tidy" and status["domains"][0]["level"] == "GUIDE" and status["held"] == []
-        assert (await at.ok("recall", text="sort files"))["matches"][0]["tes"] == 0.8
+        (match,) = (await at.ok("recall", text="sort files"))["matches"]
+        assert (match["tes"], match["untrusted"]) == (0.8, True)
         task = (await at.ok("propose", domain="tidy_files", objective="sort", params={"folder": "/srv"}))["task"]
         again = (await at.ok("propose", domain="tidy_files", objective="sort", params={"folder": "/srv"}))["task"]
         assert again["task_id"] == task["task_id"]

@@ -157,6 +157,57 @@ def test_errors_arrive_as_what_they_were(stub_of: StubMaker) -> None:
         cbo.Feedback(pb.FeedbackRequest(id="e-9"))
 
 
+def test_matches_carry_standing_source_and_the_mark_untrusted_and_summaries_a_posterior(stub_of: StubMaker) -> None:
+    cbo, operator = stub_of("cbo"), stub_of("operator")
+    for number in range(3):
+        cbo.RecordExperience(pb.RecordExperienceRequest(experience=_experience(f"e-{number}", procedure=f"p-{number}")))
+    said = pb.SetStandingRequest(id="e-2", standing=pb.STANDING_SUPERSEDED, because_of="e-1", reason="newer disk")
+    assert operator.SetStanding(said).changed is True
+    assert operator.SetStanding(said).changed is False
+    found = cbo.Recall(pb.RecallRequest(objective="rotate the logs", outcome=pb.OUTCOME_SUCCESS))
+    assert [(m.experience.id, m.standing, m.because_of) for m in found.matches] == [
+        ("e-1", pb.STANDING_VALID, ""),
+        ("e-0", pb.STANDING_VALID, ""),
+        ("e-2", pb.STANDING_SUPERSEDED, "e-1"),
+    ]
+    assert all(m.untrusted and m.copies == 1 and m.source == "st-own/default/cbo" for m in found.matches)
+    assert [(s.procedure, s.successes, s.tes_known) for s in found.summaries] == [("p-0", 1, 1), ("p-1", 1, 1)]
+    assert found.summaries[0].success_mean == pytest.approx(2 / 3)
+    assert 0 < found.summaries[0].success_low < 2 / 3 < found.summaries[0].success_high < 1
+    listed = stub_of("dashboard").ListStandings(pb.ListStandingsRequest()).standings
+    assert [(s.experience.id, s.standing, s.because_of, s.reason, s.caller) for s in listed] == [
+        ("e-2", pb.STANDING_SUPERSEDED, "e-1", "newer disk", "operator")
+    ]
+    assert listed[0].HasField("at")
+    until = pb.RecallRequest(objective="rotate the logs")
+    until.until.FromDatetime(datetime(2026, 11, 1, 12, tzinfo=UTC))
+    assert list(cbo.Recall(until).matches) == []
+
+
+def test_feedback_evicts_and_says_so_everywhere(stub_of: StubMaker) -> None:
+    cbo, operator = stub_of("cbo"), stub_of("operator")
+    cbo.RecordExperience(pb.RecordExperienceRequest(experience=_experience()))
+    assert not operator.Stats(pb.StatsRequest()).HasField("feedback_precision")
+    for number in range(4):
+        harm = pb.FeedbackRequest(id="e-1", verdict=pb.VERDICT_HARMFUL, cosine=0.9, task_id=f"t-{number}")
+        answer = cbo.Feedback(harm)
+        assert cbo.Feedback(harm) == answer
+        assert (answer.labels, answer.standing == pb.STANDING_EVICTED) == (number + 1, number == 3)
+    assert "4 failed" in answer.reason
+    found = operator.Recall(pb.RecallRequest(objective="rotate the logs"))
+    assert (list(found.matches), found.evicted, found.floor) == ([], 1, 0.8)
+    stats = operator.Stats(pb.StatsRequest())
+    assert (stats.labels, stats.feedback_precision, stats.evicted, stats.floor) == (4, 0.0, 1, 0.8)
+    assert operator.SetStanding(pb.SetStandingRequest(id="e-1", standing=pb.STANDING_VALID)).changed
+    assert len(operator.Recall(pb.RecallRequest(objective="rotate the logs")).matches) == 1
+    with pytest.raises(InvalidInput, match="standing"):
+        operator.SetStanding(pb.SetStandingRequest(id="e-1"))
+    with pytest.raises(InvalidInput, match="verdict"):
+        operator.Feedback(pb.FeedbackRequest(id="e-1", verdict=99))  # type: ignore[arg-type] — from a newer client
+    with pytest.raises(PermissionDenied):
+        stub_of("analytics").Feedback(pb.FeedbackRequest(id="e-1", verdict=pb.VERDICT_HARMFUL))
+
+
 def test_every_method_has_its_callers_and_others_are_refused(stub_of: StubMaker) -> None:
     service = pb.DESCRIPTOR.services_by_name["MemoryService"]
     assert {method.name for method in service.methods} == set(ALLOW)
@@ -176,13 +227,19 @@ def test_prometheus_sees_sizes_recalls_and_an_unknown_verify_age(
     cbo.Recall(pb.RecallRequest(objective="rotate the logs"))
     cbo.RecordExperience(pb.RecordExperienceRequest(experience=_experience()))
     cbo.Recall(pb.RecallRequest(objective="rotate the logs"))
+    cbo.Recall(pb.RecallRequest(objective="brew some coffee"))
     text = generate_latest(registry).decode()
     for line in (
         "calyx_memory_experiences 1.0",
         "calyx_memory_vectors 1.0",
         "calyx_memory_verify_age_seconds NaN",
         'calyx_memory_recalls_total{hit="yes"} 1.0',
-        'calyx_memory_recalls_total{hit="no"} 1.0',
-        "calyx_memory_recall_seconds_count 2.0",
+        'calyx_memory_recalls_total{hit="no"} 2.0',
+        "calyx_memory_abstentions_total 1.0",
+        "calyx_memory_recall_seconds_count 3.0",
+        "calyx_memory_feedback_labels 0.0",
+        "calyx_memory_feedback_precision NaN",
+        "calyx_memory_floor 0.8",
+        "calyx_memory_evicted 0.0",
     ):
         assert line in text.splitlines()
