@@ -7,6 +7,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import fcntl
+import shutil
 import sys
 from datetime import timedelta
 from functools import partial
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import IO
 
 import prometheus_client
+import structlog
 from calyx.memory.v1 import memory_pb2_grpc
 
 from chassis.audit import Audit
 from chassis.clock import SystemClock
-from chassis.errors import CalyxError, Refused, Unavailable
+from chassis.errors import CalyxError, Damaged, Refused, Unavailable
 from chassis.executor import BoundedExecutor, ThreadExecutor
 from chassis.identity import load_identity
 from chassis.periodic import Periodic
@@ -39,6 +41,9 @@ from services.memory.retention import rules_of
 from services.memory.servicer import ALLOW, MemoryServicer
 from services.memory.settings import MemorySettings
 from services.memory.store import Store, explained
+from services.memory.succession import Successor, folder_of, remember_folder, serving_model
+
+log = structlog.get_logger(__name__)
 
 EMBEDDING_THREADS = 2
 CALL_THREADS = 4
@@ -54,17 +59,20 @@ def main() -> None:
     identity = load_identity(layout)
     clock, executor = SystemClock(), ThreadExecutor("memory", threads=CALL_THREADS)
     owned = own(layout.memory)
-    embedder = open_embedder(settings, layout.memory / "model")
+    wanted = open_embedder(settings, layout.memory / "model")
     store = Store(layout.memory / "experience.sqlite", redo=RedoLog(layout.memory / "redo"))
+    embedder = open_serving(settings, wanted, store, layout.memory / "model-before")
+    index_of = partial(open_index, settings, layout.memory / "index", store=store)
     drain = Drain(EMBEDDING_THREADS)
     audit, backups = Audit(layout.audit("memory"), clock, "memory"), layout.memory / "backups"
     memory = Memory(
         store=store,
         embedder=embedder,
-        index=open_index(settings, layout.memory / "index", embedder, store),
+        index=index_of(embedder),
         clock=clock,
         audit=audit,
         wake=drain.wake,
+        successor=None if embedder is wanted else Successor(embedder=wanted, open_index=partial(index_of, wanted)),
         terms=Terms(older_than=timedelta(days=settings.roll_up_after_days), rules=rules_of(settings.retention)),
     )
     meter = RecallMeter(prometheus_client.REGISTRY)
@@ -131,8 +139,30 @@ def open_embedder(settings: MemorySettings, prepared: Path) -> MiniLM:
     return MiniLM.packaged(cached_texts=settings.cached_texts, prepared=prepared)
 
 
-def open_index(settings: MemorySettings, folder: Path, embedder: MiniLM, store: Store) -> VectorIndex:
-    """The index that the setting names."""
+def open_serving(settings: MemorySettings, wanted: MiniLM, store: Store, prepared: Path) -> MiniLM:
+    """The model whose vectors the store holds, for as long as the wanted one has none; the wanted one otherwise."""
+    folder = str(settings.model_dir.absolute()) if settings.model_dir is not None else ""
+    remember_folder(store, wanted.model_sha256, folder)
+    serving = serving_model(store)
+    if serving in (None, wanted.model_sha256):
+        shutil.rmtree(prepared, ignore_errors=True)
+        return wanted
+    where = folder_of(store, serving)
+    try:
+        if where is None:
+            raise Unavailable(f"nobody knows where the model {serving[:12]} lies")
+        before = settings.model_copy(update={"model_dir": Path(where) if where else None})
+        old = open_embedder(before, prepared)
+        if old.model_sha256 != serving:
+            raise Damaged(f"{where or 'the package'} holds another model than {serving[:12]} by now")
+    except CalyxError as error:
+        log.error("the model before is gone; rows are pending until the new one has embedded them", why=str(error))
+        return wanted
+    return old
+
+
+def open_index(settings: MemorySettings, folder: Path, embedder: MiniLM, *, store: Store) -> VectorIndex:
+    """The index that the setting names; on disk a folder for each model."""
     source = partial(store.vectors, embedder.model_sha256)
     if settings.index == "exact":
         return CoarseIndex(embedder.dimension, source)
@@ -140,7 +170,7 @@ def open_index(settings: MemorySettings, folder: Path, embedder: MiniLM, store: 
         from services.memory.chroma import ChromaIndex
     except ImportError as error:
         raise Unavailable("CALYX_MEMORY_INDEX=chroma needs chromadb; install station-calyx[memory-chroma]") from error
-    return ChromaIndex(folder, embedder.dimension, embedder.model_sha256, source)
+    return ChromaIndex(folder / embedder.model_sha256[:12], embedder.dimension, embedder.model_sha256, source)
 
 
 if __name__ == "__main__":

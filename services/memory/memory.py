@@ -32,6 +32,7 @@ from services.memory.recall import (
 from services.memory.rows import Stored
 from services.memory.shelf import Shelf
 from services.memory.store import Store
+from services.memory.succession import Progress, Succession, Successor
 from services.memory.trust import Figures, Trust, in_words
 from services.memory.upkeep import Upkeep
 
@@ -85,6 +86,8 @@ class Stats:
     index: str
     verified_at: datetime | None
     schema_version: int
+    pending: int
+    model_change: Progress
     trust: Figures
     rolled_up: int
     compacted_at: datetime | None
@@ -107,6 +110,7 @@ class Memory:
         clock: Clock,
         audit: Audit,
         wake: Callable[[], None] | None = None,
+        successor: Successor | None = None,
         terms: Terms | None = None,
         keys: RootKeys | None = None,
     ) -> None:
@@ -114,12 +118,16 @@ class Memory:
         self.shelf = Shelf(store, embedder, index)
         self.trust = Trust(store=store, shelf=self.shelf, clock=clock, audit=audit)
         self.upkeep = Upkeep(terms=terms, store=store, shelf=self.shelf, clock=clock, audit=audit, keys=keys)
+        self._succession = Succession(store, self.shelf, successor)
         self._counts = threading.Lock()
         self._recalls = self._hits = 0
 
     def catch_up(self) -> int:
-        """Embed and index some of the objectives that are pending; returns how many were."""
-        return self.shelf.embed_pending(DRAIN)
+        """Embed and index some of the objectives that are pending, then go on with a change of model.
+
+        Returns how much was done; 0 when nothing is left to do.
+        """
+        return self.shelf.embed_pending(DRAIN) or self._succession.step(DRAIN)
 
     # write
 
@@ -206,6 +214,8 @@ class Memory:
         evicted = mine["standing"] == STANDING_CODES[Standing.EVICTED.value]
         mine = mine[~evicted]
         matches = self._matches(query, pick(mine, gated, query.limit), learned)
+        if self.shelf.shown.embedder is not shown.embedder:
+            return self.recall(query)  # another model took its place meanwhile, and the old vectors go
         with self._counts:
             self._recalls += 1
             self._hits += bool(matches)
@@ -266,6 +276,8 @@ class Memory:
             index=self.shelf.index.name,
             verified_at=self._when("verified_at"),
             schema_version=self._store.schema_version(),
+            pending=pending,
+            model_change=self._succession.progress,
             trust=self.trust.figures,
             rolled_up=self._store.rolled_up(),
             compacted_at=self._when("compacted_at"),
@@ -277,6 +289,7 @@ class Memory:
         return parse_iso(told) if told else None
 
     def close(self) -> None:
+        self._succession.close()
         self.shelf.index.close()
         self._store.close()
         self.upkeep.integrity.close()

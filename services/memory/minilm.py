@@ -56,6 +56,9 @@ class MiniLM:
         self._cached_texts = cached_texts
         self._lock = threading.Lock()
         try:
+            if self._basis is None:
+                self.dimension = int(self.pooled("the model answers").shape[0])
+                self._check_own()
             self._run("the model answers")
         except Damaged:
             raise
@@ -103,6 +106,14 @@ class MiniLM:
         norm = float(np.linalg.norm(vector))
         checked: Vectors = check_vectors((vector / (norm or np.nan)).astype(np.float32)[None, :], self.dimension)[0]
         return checked
+
+    def _check_own(self) -> None:
+        """A model of one's own: the same text gives the same bytes, and another text another vector."""
+        one, again, other = (self._run(text) for text in ("rotate the logs", "rotate the logs", "bake a cake"))
+        if one.tobytes() != again.tobytes():
+            raise Damaged("the model gives another vector each time; it can't be used, put another one there")
+        if float(one @ other) > 0.9999:
+            raise Damaged("the model gives the same vector for everything; it can't be used, put another one there")
 
     def vocabulary(self) -> dict[str, int]:
         """Token to id."""

@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -222,6 +222,16 @@ class Shelf:
                 self._meanwhile = None
         return len(self.catalog) - self.pending
 
+    @contextmanager
+    def swapping(self) -> Iterator[None]:
+        """Nothing changes and nobody rebuilds meanwhile."""
+        with self._rebuilding, self.change:
+            yield
+
+    def show(self, shown: Shown) -> None:
+        """Put another model with its whole index in place; inside `swapping`."""
+        self.shown, self._entries = shown, len(shown.index)
+
     def _late(self, orphans: set[int]) -> set[int]:
         """Objectives that came into the index since the rebuild began, or that are no orphans after all."""
         if orphans:
@@ -240,7 +250,17 @@ def embed_objectives(store: Store, embedder: Embedder, texts: Mapping[int, str])
     """Embed texts, told by their key, and store their vectors; returns them."""
     if not texts:
         return {}
-    made = check_vectors(embedder.embed(list(texts.values())), embedder.dimension)
-    fresh = {key: row.tobytes() for key, row in zip(texts, made, strict=True)}
-    store.add_vectors(embedder.model_sha256, [(key, texts[key], vector) for key, vector in fresh.items()])
-    return fresh
+    made: dict[int, bytes] = {}
+    try:
+        vectors = check_vectors(embedder.embed(list(texts.values())), embedder.dimension)
+        made = {key: row.tobytes() for key, row in zip(texts, vectors, strict=True)}
+    except Exception:
+        if len(texts) == 1:
+            raise
+        for key, text in texts.items():  # one of them, maybe: the others need not wait for it
+            try:
+                made[key] = check_vectors(embedder.embed([text]), embedder.dimension)[0].tobytes()
+            except Exception:
+                log.exception("an objective could not be embedded; its rows are kept and pending", objective=key)
+    store.add_vectors(embedder.model_sha256, [(key, texts[key], vector) for key, vector in made.items()])
+    return made

@@ -24,7 +24,7 @@ def make_memory(tmp_path: Path) -> Iterator[Callable[..., Memory]]:
     """Opens a memory on the test's folder; opening it once more is a restart."""
     with ExitStack() as opened:
 
-        def make(embedder: Any = None, index: Any = None) -> Memory:
+        def make(embedder: Any = None, index: Any = None, **terms: Any) -> Memory:
             embedder = embedder or HashEmbedder()
             clock = VirtualClock(START)
             memory = Memory(
@@ -33,6 +33,7 @@ def make_memory(tmp_path: Path) -> Iterator[Callable[..., Memory]]:
                 index=ExactIndex(embedder.dimension) if index is None else index,
                 clock=clock,
                 audit=Audit(tmp_path / "audit" / "memory.jsonl", clock, "memory"),
+                **terms,
             )
             opened.callback(memory.close)
             return memory
