@@ -11,10 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
 
 from chassis.canonical import digest
 from chassis.clock import iso, parse_iso
+from services.memory.commits import Change
 from services.memory.members import Member, member_of, one_snapshot, roll_up, rollup_of
 from services.memory.queries import SQL
 from services.memory.retention import Rule, orphans_of, retire, rule_for
@@ -25,8 +27,8 @@ from services.memory.store import Store, explained
 PAGE = 512
 """Rows looked at in one go; while they are, nobody waits."""
 
-BATCH = 64
-"""Rows moved in one transaction, so that recording waits some milliseconds at most."""
+BATCH = 32
+"""Rows moved in one go, in a commit shared with whoever records meanwhile: they wait some milliseconds at most."""
 
 RETIRED_AT_ONCE = 512
 """More, since recall's catalog is copied once for each of these."""
@@ -94,19 +96,18 @@ def _roll_up(
         if dry_run:
             merged += len(batch)
             continue
-        with store.transaction("roll up") as writing:
-            merged += _move(writing, [member for member, _ in batch])
+        merged += store.commit("roll up", partial(_move, [member for member, _ in batch]))
     return merged, fresh
 
 
-def _move(connection: sqlite3.Connection, batch: Sequence[Member]) -> int:
+def _move(batch: Sequence[Member], connection: sqlite3.Connection) -> Change[int]:
     """What was amended or judged since it was looked at stays a row."""
     seqs = json.dumps([each.seq for each in batch])
     still = {row[0] for row in connection.execute(SQL["still_routine"], (seqs,))}
     for each in batch:
         if each.seq in still:
             roll_up(connection, each)
-    return len(still)
+    return Change(result=len(still))
 
 
 def _ended(member: Member, rules: Sequence[Rule], now: datetime) -> bool:
@@ -189,11 +190,12 @@ def due_by_rule(store: Store, rules: Sequence[Rule], now: datetime) -> dict[str,
 
 
 def _end(store: Store, shelf: Shelf, home: str, batch: Sequence[tuple[int, Rule]], now: datetime) -> int:
-    with shelf.change:  # what is gone from the store is gone from recall in the same moment
-        with store.transaction("retire") as writing:
-            gone = [seq for seq, rule in batch if retire(writing, seq, home, rule, iso(now))]
-        shelf.forget(gone)
-    return len(gone)
+    def work(writing: sqlite3.Connection) -> Change[int]:
+        gone = [seq for seq, rule in batch if retire(writing, seq, home, rule, iso(now))]
+        # What is gone from the store is gone from recall in the same moment.
+        return Change(result=len(gone), then=lambda: shelf.forget(gone))
+
+    return store.commit("retire", work)
 
 
 def _due(connection: sqlite3.Connection, home: str, rules: Sequence[Rule], now: datetime) -> Iterator[tuple[int, Rule]]:
@@ -220,8 +222,7 @@ def _give_back(store: Store) -> int:
         store.vacuum()
         after = _pages(store)
     while _pragma(store, "freelist_count"):
-        with store.transaction("give pages back") as writing:
-            writing.execute(f"PRAGMA incremental_vacuum({PAGES_GIVEN_BACK})").fetchall()
+        store.give_back(PAGES_GIVEN_BACK)
         left, after = after, _pages(store)
         if after >= left:  # SQLite keeps the rest
             break

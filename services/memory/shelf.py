@@ -54,6 +54,7 @@ class Shelf:
         # What changed since a rebuild began; None: none is under way. Under `change`.
         self._meanwhile: list[Callable[[Catalog], None]] | None = None
         self._indexed_meanwhile: set[int] = set()
+        self._gone_meanwhile: set[int] = set()
         self._claimed: set[int] = set()
         self.left_out: frozenset[int] = frozenset()  # quarantined rows, which a rebuild must not bring back
         self._entries = 0
@@ -138,8 +139,10 @@ class Shelf:
         self._note(lambda catalog: catalog.stand(seq, standing))
 
     def forget(self, seqs: Collection[int]) -> None:
-        """Leave out rows that the store has no more; under `change`, and not during a rebuild."""
+        """Leave out rows that the store has no more; under `change`."""
         self.shown = replace(self.shown, catalog=self.catalog.without(seqs))
+        if self._meanwhile is not None:
+            self._gone_meanwhile.update(seqs)
 
     def _put(self, facts: Facts) -> None:
         self._note(lambda catalog: catalog.add(facts) if facts.seq > catalog.last else None)
@@ -192,7 +195,7 @@ class Shelf:
         model, dimension = self.embedder.model_sha256, self.embedder.dimension
         with self._rebuilding, ExitStack() as until_swapped:
             with self.change:
-                self._meanwhile, self._indexed_meanwhile = [], set()
+                self._meanwhile, self._indexed_meanwhile, self._gone_meanwhile = [], set(), set()
             try:
                 with scanning(self._store) as found:
                     fresh = found.catalog().without(self.left_out)
@@ -212,6 +215,7 @@ class Shelf:
                     bad = sorted(set(found.unusable_vectors))
                 for change in self._meanwhile:
                     change(fresh)
+                fresh = fresh.without(self._gone_meanwhile) if self._gone_meanwhile else fresh
                 if bad:
                     log.error("vectors that can't be used are made anew", objectives=bad[:20])
                     self._store.drop_vectors(model, bad)

@@ -244,6 +244,12 @@ class Store:
         with self._writing(what) as connection:
             yield connection
 
+    def give_back(self, pages: int) -> None:
+        """Give at most so many free pages back to the disk, in one transaction."""
+        with self._write_lock, explained("give pages back", self.path):
+            # execute() would stop after the first page.
+            self._writer.executescript(f"PRAGMA incremental_vacuum({pages})")
+
     def fold(self) -> None:
         """Fold the WAL into the file, as far as readers allow."""
         with self._write_lock, explained("fold the WAL in", self.path):
