@@ -59,6 +59,11 @@ def found_station(layout: Layout, clock: Clock, ids: Ids, secrets_dir: Path | No
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         _same(layout.keys / "grant.pub", public, mode=0o644)
+        # What the memory signs its days with; see services/memory/roots.py.
+        _first(vault / "memory.key", _private_pem(Ed25519PrivateKey.generate()), mode=0o600)
+        signs = _grant_key(vault / "memory.key").public_key()
+        public = signs.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        _first(layout.keys / "memory.pub", public, mode=0o644)
         for caller in CALLERS:
             _first(vault / f"{caller}.token", secrets.token_urlsafe(32).encode() + b"\n", mode=0o600)
         hashes = {caller: sha256_hex(load_token(vault, caller).encode()) for caller in CALLERS}

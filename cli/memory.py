@@ -3,10 +3,9 @@
 from typing import Annotated, Any
 
 import typer
-from typer.exceptions import Exit
 
 from chassis.errors import InvalidInput
-from cli import judging
+from cli import judging, memory_upkeep
 from cli.output import JsonFlag, at, emit, note, optional, say, share
 from cli.reach import reach_of
 from cli.tables import Column, facts, table, tell
@@ -16,9 +15,7 @@ from cli.times import ago, parse_moment
 def register(app: typer.Typer) -> None:
     app.command("recall")(recall)
     group = typer.Typer(no_args_is_help=True)
-    group.command("verify")(verify)
-    group.command("backup")(backup)
-    group.command("rebuild-index")(rebuild_index)
+    memory_upkeep.register(group)
     group.command("compact")(compact)
     group.command("stats")(stats)
     group.command("feedback")(judging.feedback)
@@ -138,46 +135,6 @@ def recall(
             tell(f"{v['evicted']} more were left out because they did harm: calyx memory evicted")
 
     emit(value, json, words)
-
-
-def verify(ctx: typer.Context, json: JsonFlag = False) -> None:
-    """Check store and index against each other; exit 1 if something is damaged. Example: calyx memory verify"""
-    from calyx.memory.v1 import memory_pb2 as pb
-
-    answer = reach_of(ctx).memory().Verify(pb.VerifyRequest(), timeout=120)
-    value = {
-        "ok": answer.ok,
-        "damages": [{"what": d.what, "why": d.why} for d in answer.damages],
-        "experiences": answer.experiences,
-        "vectors": answer.vectors,
-        "verified_at": at(answer, "verified_at"),
-    }
-
-    def words(v: dict[str, Any]) -> None:
-        for damage in v["damages"]:
-            say(f"damaged: {damage['what']}: {damage['why']}")
-        say(f"{'holds' if v['ok'] else 'DAMAGED'}: {v['experiences']} experiences, {v['vectors']} vectors")
-
-    emit(value, json, words)
-    if not answer.ok:
-        raise Exit(1)
-
-
-def backup(ctx: typer.Context, json: JsonFlag = False) -> None:
-    """Write a verified copy. Example: calyx memory backup"""
-    from calyx.memory.v1 import memory_pb2 as pb
-
-    answer = reach_of(ctx).memory().Backup(pb.BackupRequest(), timeout=120)
-    value = {"path": answer.path, "size_bytes": answer.size_bytes, "sha256": answer.sha256}
-    emit(value, json, lambda v: say(f"{v['path']} ({v['size_bytes']} bytes, sha256 {v['sha256'][:12]}…)"))
-
-
-def rebuild_index(ctx: typer.Context, json: JsonFlag = False) -> None:
-    """Derive the vectors anew from the store. Example: calyx memory rebuild-index"""
-    from calyx.memory.v1 import memory_pb2 as pb
-
-    answer = reach_of(ctx).memory().RebuildIndex(pb.RebuildIndexRequest(), timeout=300)
-    emit({"vectors": answer.vectors}, json, lambda v: say(f"{v['vectors']} vectors in the new index"))
 
 
 def compact(

@@ -14,14 +14,16 @@ from chassis.identity import CALLERS, found_station
 from chassis.ids import RandomIds
 from chassis.layout import Layout
 
-SIGNER = "cbo"
+KEYS = {"cbo": "grant.key", "memory": "memory.key"}
+"""Who signs, and the file of its private key."""
+
 GRAFANA_LOGIN = "admin.password"
 
 
 def shares(vault: Path) -> dict[str, tuple[str, ...]]:
     """Caller → names of the vault's files it may see."""
     return {
-        caller: (f"{caller}.token", "callers.json", *(("grant.key",) if caller == SIGNER else ())) for caller in CALLERS
+        caller: (f"{caller}.token", "callers.json", *((KEYS[caller],) if caller in KEYS else ())) for caller in CALLERS
     }
 
 

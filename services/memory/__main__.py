@@ -7,8 +7,10 @@ os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import fcntl
+import json
 import shutil
 import sys
+from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
@@ -37,17 +39,21 @@ from services.memory.metrics import MemoryCollector, RecallMeter
 from services.memory.minilm import MiniLM
 from services.memory.nightly import EVERY_SECONDS, Nightly
 from services.memory.redo import RedoLog
+from services.memory.restore import finish, restore
 from services.memory.retention import rules_of
 from services.memory.servicer import ALLOW, MemoryServicer
 from services.memory.settings import MemorySettings
+from services.memory.signet import root_keys
 from services.memory.store import Store, explained
 from services.memory.succession import Successor, folder_of, remember_folder, serving_model
 
 log = structlog.get_logger(__name__)
 
 EMBEDDING_THREADS = 2
-CALL_THREADS = 4
+DAYS_SECONDS = 600.0
+"""How often it is asked whether a day is over whose root is to be signed."""
 
+CALL_THREADS = 4
 MOST_AT_ONCE = 128
 """Calls under way or waiting; about two seconds of recalls in a memory of a million. More are refused."""
 
@@ -59,6 +65,7 @@ def main() -> None:
     identity = load_identity(layout)
     clock, executor = SystemClock(), ThreadExecutor("memory", threads=CALL_THREADS)
     owned = own(layout.memory)
+    finish(layout.memory)
     wanted = open_embedder(settings, layout.memory / "model")
     store = Store(layout.memory / "experience.sqlite", redo=RedoLog(layout.memory / "redo"))
     embedder = open_serving(settings, wanted, store, layout.memory / "model-before")
@@ -73,6 +80,7 @@ def main() -> None:
         audit=audit,
         wake=drain.wake,
         successor=None if embedder is wanted else Successor(embedder=wanted, open_index=partial(index_of, wanted)),
+        keys=root_keys(station.secrets / "memory.key", layout.keys / "memory.pub"),
         terms=Terms(older_than=timedelta(days=settings.roll_up_after_days), rules=rules_of(settings.retention)),
     )
     meter = RecallMeter(prometheus_client.REGISTRY)
@@ -111,12 +119,40 @@ def main() -> None:
         checks={"store and index": memory.upkeep.check},
         periodics=[
             *drain.periodics(memory.catch_up),
+            Periodic(name="memory-days", every_seconds=DAYS_SECONDS, step=memory.upkeep.integrity.close_days),
             Periodic(name="memory-nightly", every_seconds=EVERY_SECONDS, step=night.step),
         ],
         clock=clock,
         executor=executor,
         on_stop=stop,
     )
+
+
+def restore_offline(arguments: list[str]) -> None:
+    """`python -m services.memory restore [BACKUP] [--dry-run]`: for a store that the service can't open.
+
+    Works on the files, under the owner's lock; prints what came back as one line of JSON.
+    """
+    station = load(StationSettings, "memory")
+    layout, clock = station.layout, SystemClock()
+    names = [each for each in arguments if not each.startswith("-")]
+    keys = root_keys(station.secrets / "memory.key", layout.keys / "memory.pub")
+    with own(layout.memory):
+        finish(layout.memory)
+        redo = RedoLog(layout.memory / "redo")
+        done = restore(
+            layout.memory,
+            backup=layout.root / names[0] if names else None,
+            redo=redo,
+            now=clock.now(),
+            unseal=keys.unseal,
+            dry_run="--dry-run" in arguments,
+            swap=lambda put: put(),
+            held_open=None,
+        )
+        redo.close()
+        Audit(layout.audit("memory"), clock, "memory").write("memory.restore", offline=True, **asdict(done))
+    sys.stdout.write(json.dumps(asdict(done)) + "\n")
 
 
 def own(folder: Path) -> IO[bytes]:
@@ -175,7 +211,7 @@ def open_index(settings: MemorySettings, folder: Path, embedder: MiniLM, *, stor
 
 if __name__ == "__main__":
     try:
-        main()
+        restore_offline(sys.argv[2:]) if sys.argv[1:2] == ["restore"] else main()
     except CalyxError as error:
         print(f"memory: can't start: {error}", file=sys.stderr)  # noqa: T201 — the one line a person sees
         raise SystemExit(1) from error

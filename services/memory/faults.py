@@ -28,7 +28,7 @@ def explain(what: str, path: Path, error: Exception) -> CalyxError:
             f"the disk of {path} is full: could not {what}, nothing was half done; free some space"
         )
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return Damaged(f"could not {what}: {path} is damaged ({error}); run `calyx memory verify`, restore a backup")
+        return Damaged(f"could not {what}: {path} is damaged ({error}); run `calyx memory restore`")
     if code == sqlite3.SQLITE_READONLY or number == errno.EROFS:
         return Unavailable(f"could not {what}: {path} is read-only; make its folder writable for the memory service")
     if isinstance(error, (OSError, sqlite3.OperationalError)):

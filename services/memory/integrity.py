@@ -4,7 +4,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from services.memory.pages import Pages
 from services.memory.quarantine import Quarantine
 from services.memory.queries import SQL
 from services.memory.restore import Restored, restore
-from services.memory.roots import Seal, Unseal, close_days, sign_again
+from services.memory.roots import RootKeys, close_days, sign_again
 from services.memory.shelf import Shelf
 from services.memory.store import Store
 from services.memory.verify import Expected, Found, Verdict, check_redo, check_store
@@ -30,14 +30,6 @@ log = structlog.get_logger(__name__)
 
 AT_ONCE = 64
 """Vectors made anew in one go."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RootKeys:
-    """What signs a day's root, and what tells whether our key signed one. None: there is no key; it is said."""
-
-    seal: Seal | None = None
-    unseal: Unseal | None = None
 
 
 class Integrity:

@@ -16,7 +16,6 @@ from services.memory.compact import Terms
 from services.memory.embedding import Embedder, check_vectors
 from services.memory.experience import MAX_EVIDENCE, MAX_WORD, Experience, Finding, Outcome, check, check_text
 from services.memory.index import VectorIndex
-from services.memory.integrity import RootKeys
 from services.memory.recall import (
     CANDIDATES,
     Pick,
@@ -29,6 +28,7 @@ from services.memory.recall import (
     summarise,
     why,
 )
+from services.memory.roots import RootKeys
 from services.memory.rows import Stored
 from services.memory.shelf import Shelf
 from services.memory.store import Store
@@ -115,6 +115,7 @@ class Memory:
         keys: RootKeys | None = None,
     ) -> None:
         self._store, self._clock, self._audit, self._wake = store, clock, audit, wake
+        self.store = store
         self.shelf = Shelf(store, embedder, index)
         self.trust = Trust(store=store, shelf=self.shelf, clock=clock, audit=audit)
         self.upkeep = Upkeep(terms=terms, store=store, shelf=self.shelf, clock=clock, audit=audit, keys=keys)

@@ -39,6 +39,14 @@ Unseal = Callable[[bytes], bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RootKeys:
+    """What signs a day's root, and what tells whether our key signed one. None: there is no key; it is said."""
+
+    seal: Seal | None = None
+    unseal: Unseal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DayRoot:
     """`rows` by table; `root` in hex."""
 

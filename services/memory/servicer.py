@@ -12,13 +12,14 @@ from calyx.memory.v1 import memory_pb2_grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from chassis.clock import Clock, parse_iso
-from chassis.errors import InvalidInput, Unavailable
+from chassis.errors import InvalidInput
 from chassis.executor import Executor
 from chassis.rpc import auth
 from services.memory.catalog import Standing
 from services.memory.experience import Experience, Outcome
 from services.memory.feedback import Verdict
 from services.memory.memory import Memory
+from services.memory.portable import export, take_in
 from services.memory.recall import Query
 
 log = structlog.get_logger(__name__)
@@ -193,10 +194,12 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
         verdict = await self._executor.run(self._memory.upkeep.verify)
         return pb.VerifyResponse(
             ok=verdict.ok,
-            damages=[pb.Damage(what=each.what, why=each.why) for each in verdict.damages],
+            damages=[pb.Damage(what=each.what, why=each.why, done=each.done) for each in verdict.damages],
             experiences=verdict.experiences,
             vectors=verdict.vectors,
             verified_at=_stamp(verdict.verified_at),
+            roots=verdict.roots,
+            backups=verdict.backups,
         )
 
     async def Backup(self, request: pb.BackupRequest, context: Any) -> pb.BackupResponse:
@@ -267,14 +270,49 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
         )
 
     async def Restore(self, request: pb.RestoreRequest, context: Any) -> pb.RestoreResponse:
-        raise Unavailable("a store can't be restored yet")
+        backup = self._inside(request.path) if request.path else None
+        restore = partial(self._memory.upkeep.integrity.restore, backup, dry_run=request.dry_run)
+        done = await self._executor.run(restore)
+        return pb.RestoreResponse(
+            path=(self._backups / done.backup).relative_to(self._root).as_posix() if done.backup else "",
+            from_backup=done.from_backup,
+            replayed=done.replayed,
+            lost=done.lost,
+            set_aside=(self._backups.parent / done.set_aside).relative_to(self._root).as_posix()
+            if done.set_aside
+            else "",
+        )
+
+    def _inside(self, path: str) -> Path:
+        """A backup by its path in the station folder; nothing else is opened."""
+        found = (self._root / path).resolve()
+        if not found.is_relative_to(self._backups.resolve()):
+            raise InvalidInput(f"{path} is not in {self._backups.relative_to(self._root)}; copy the backup there first")
+        return found
 
     async def Export(self, request: pb.ExportRequest, context: Any) -> AsyncIterator[pb.ExportResponse]:
-        raise Unavailable("nothing can be exported yet")
-        yield
+        parts = export(self._memory.store, request.namespace)
+        try:
+            while part := await self._executor.run(partial(next, parts, b"")):
+                yield pb.ExportResponse(lines=part)
+        finally:
+            await self._executor.run(parts.close)
 
     async def Import(self, request: pb.ImportRequest, context: Any) -> pb.ImportResponse:
-        raise Unavailable("nothing can be imported yet")
+        if request.format not in ("", "jsonl"):
+            raise InvalidInput(f"{request.format!r} is turned into lines of JSON by `calyx memory import`, not here")
+        done = await self._executor.run(
+            partial(
+                take_in,
+                self._memory,
+                request.data,
+                source=request.source,
+                namespace=request.namespace,
+                station_id=self._station_id,
+                dry_run=request.dry_run,
+            )
+        )
+        return pb.ImportResponse(created=done.created, known=done.known, refused=done.refused)
 
 
 def source_of(experience: Experience) -> str:

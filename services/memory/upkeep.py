@@ -11,7 +11,8 @@ from chassis.clock import Clock, iso
 from chassis.errors import Damaged, Unavailable
 from services.memory.backup import Backup, write_backup
 from services.memory.compact import Compacted, Terms, compact, due_by_rule
-from services.memory.integrity import Integrity, RootKeys
+from services.memory.integrity import Integrity
+from services.memory.roots import RootKeys
 from services.memory.shelf import Shelf
 from services.memory.store import Store
 from services.memory.verify import Verdict

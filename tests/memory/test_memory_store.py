@@ -200,7 +200,7 @@ def test_a_read_only_store_is_unavailable_and_can_still_be_read(path: Path) -> N
 def test_a_file_that_is_no_database_is_damaged(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"not a database, " * 500)
-    with pytest.raises(Damaged, match="restore a backup"):
+    with pytest.raises(Damaged, match="calyx memory restore"):
         Store(path)
 
 
