@@ -136,58 +136,96 @@ def pick(rows: NDArray[Any], gated: Sequence[Gated], limit: int) -> list[Pick]:
 
     What may no longer be believed comes after everything that may; `rows` holds no evicted ones.
     """
-    ranked: list[tuple[tuple[Any, ...], Pick]] = []
-    for each in gated:
-        mine = rows[rows["objective"] == each.objective]
-        kinds = (mine["domain"].astype(np.int64) << 24) + mine["procedure"]
-        kinds = 2 * kinds + mine["rehearsal"]  # a rehearsal must not hide what was really done
-        kinds = (kinds * len(OUTCOMES) + mine["outcome"]) * len(STANDINGS) + mine["standing"]
-        for kind in np.unique(kinds).tolist():
-            same = mine[kinds == kind]
-            standing = STANDINGS[kind % len(STANDINGS)]
-            for row in same[np.lexsort((-same["seq"], -same["occurred"]))[:COPIES]]:
-                picked = Pick(
-                    seq=int(row["seq"]), cosine=each.cosine, near=each.near, copies=len(same), standing=standing
-                )
-                doubted = STANDINGS.index(standing)  # valid, superseded, invalidated, in this order
-                ranked.append(((doubted, each.near, -each.cosine, -float(row["occurred"]), -picked.seq), picked))
-    return [picked for _, picked in sorted(ranked, key=lambda item: item[0])[:limit]]
+    if not gated:
+        return []
+    by_key = sorted(gated, key=lambda each: each.objective)
+    of = np.searchsorted([each.objective for each in by_key], rows["objective"])  # small numbers in place of keys
+    told = [rows[name] for name in ("domain", "procedure", "rehearsal", "outcome", "standing")]
+    _, kinds = _grouped([of, *told])
+    copies = np.bincount(kinds)
+    order = np.argsort(rows["occurred"], kind="stable")  # rows are in the order of their numbers
+    rounds = []
+    for _ in range(COPIES):
+        newest = np.full(copies.size, -1)
+        newest[kinds[order]] = order  # of each kind the last one stays
+        rounds.append(newest[newest >= 0])
+        order = order[newest[kinds[order]] != order]
+    places = np.concatenate(rounds)
+    near = np.array([each.near for each in by_key])[of[places]]
+    cosine = np.array([each.cosine for each in by_key])[of[places]]
+    doubt = rows["standing"][places]  # valid, superseded, invalidated, in this order
+    best = np.lexsort((-rows["seq"][places], -rows["occurred"][places], -cosine, near, doubt))
+    return [
+        Pick(
+            seq=int(rows["seq"][place]),
+            cosine=by_key[of[place]].cosine,
+            near=by_key[of[place]].near,
+            copies=int(copies[kinds[place]]),
+            standing=STANDINGS[rows["standing"][place]],
+        )
+        for place in places[best[:limit]].tolist()
+    ]
+
+
+def _grouped(columns: Sequence[NDArray[Any]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """One place of each group that agrees in all columns, and for each place the number of its group.
+
+    Columns hold small numbers from 0 on. Tables by number, since sorting a million rows takes too long.
+    """
+    groups = np.zeros(len(columns[0]), dtype=np.int64)
+    places, seen = np.arange(groups.size), np.full(1, -1)
+    for column in columns:
+        codes = groups * (int(column.max(initial=0)) + 1) + column
+        seen = np.full(int(codes.max(initial=0)) + 1, -1)
+        seen[codes] = places
+        groups = (np.cumsum(seen >= 0) - 1)[codes]
+    return seen[seen >= 0], groups
 
 
 def summarise(rows: NDArray[Any], gated: Sequence[Gated], catalog: Catalog) -> list[Summary]:
     """Per domain and procedure over every row above the floor, not only those returned."""
-    strong = [each.objective for each in gated if not each.near]
-    mine = rows[np.isin(rows["objective"], strong) & (rows["standing"] == STANDINGS.index(Standing.VALID))]
-    pairs = sorted(set(zip(mine["domain"].tolist(), mine["procedure"].tolist(), strict=True)))
-    summaries = [
-        _summary(
-            catalog.domains.words[domain],
-            catalog.procedures.words[procedure],
-            mine[(mine["domain"] == domain) & (mine["procedure"] == procedure)],
-        )
-        for domain, procedure in pairs
-    ]
-    return sorted(summaries, key=lambda each: (each.domain, each.procedure))
+    firsts, groups = _grouped([rows["domain"], rows["procedure"]])
+    weak = [each.objective for each in gated if each.near]
+    counts = rows["standing"] == STANDINGS.index(Standing.VALID)
+    if weak:
+        counts &= ~np.isin(rows["objective"], weak)
+    real, tes = counts & ~rows["rehearsal"], rows["tes"]
+    known = real & ~np.isnan(tes)
 
+    def number(which: NDArray[np.bool_]) -> list[int]:
+        found: list[int] = np.bincount(groups[which], minlength=firsts.size).tolist()
+        return found
 
-def _summary(domain: str, procedure: str, rows: NDArray[Any]) -> Summary:
-    real = rows[~rows["rehearsal"]]
-    successes = int((real["outcome"] == OUTCOMES.index(Outcome.SUCCESS)).sum())
-    failures = int((real["outcome"] == OUTCOMES.index(Outcome.FAILURE)).sum())
-    known = real["tes"][~np.isnan(real["tes"])]
-    chance = posterior(successes, failures)
-    return Summary(
-        domain=domain,
-        procedure=procedure,
-        successes=successes,
-        failures=failures,
-        mean_tes=round(float(known.mean()), 6) if known.size else None,
-        tes_known=int(known.size),
-        rehearsals=len(rows) - len(real),
-        success_mean=None if chance is None else chance.mean,
-        success_low=None if chance is None else chance.low,
-        success_high=None if chance is None else chance.high,
+    figures = zip(
+        firsts.tolist(),
+        number(counts),
+        number(real),
+        number(real & (rows["outcome"] == OUTCOMES.index(Outcome.SUCCESS))),
+        number(real & (rows["outcome"] == OUTCOMES.index(Outcome.FAILURE))),
+        number(known),
+        np.bincount(groups[known], weights=tes[known], minlength=firsts.size).tolist(),
+        strict=True,
     )
+    summaries = []
+    for first, counted, done, successes, failures, tes_known, tes_sum in figures:
+        if not counted:
+            continue
+        chance = posterior(successes, failures)
+        summaries.append(
+            Summary(
+                domain=catalog.domains.words[rows["domain"][first]],
+                procedure=catalog.procedures.words[rows["procedure"][first]],
+                successes=successes,
+                failures=failures,
+                mean_tes=round(tes_sum / tes_known, 6) if tes_known else None,
+                tes_known=tes_known,
+                rehearsals=counted - done,
+                success_mean=None if chance is None else chance.mean,
+                success_low=None if chance is None else chance.low,
+                success_high=None if chance is None else chance.high,
+            )
+        )
+    return sorted(summaries, key=lambda each: (each.domain, each.procedure))
 
 
 def why(query: Query, picked: Pick, objective: str, *, learned: float = FLOOR, doubt: str = "") -> str:
