@@ -213,7 +213,7 @@ class Memory:
         gated = gate(query, hits, self._store.objectives([hit.key for hit in hits]) if hits else {}, learned)
         mine = rows[keep & having(rows, [each.objective for each in gated])] if gated else rows[:0]
         evicted = mine["standing"] == STANDING_CODES[Standing.EVICTED.value]
-        mine = mine[~evicted]
+        mine = mine[~evicted] if evicted.any() else mine  # a copy of many rows takes milliseconds
         matches = self._matches(query, pick(mine, gated, query.limit), learned)
         if self.shelf.shown.embedder is not shown.embedder:
             return self.recall(query)  # another model took its place meanwhile, and the old vectors go
