@@ -70,7 +70,7 @@ def main() -> None:
     store = Store(layout.memory / "experience.sqlite", redo=RedoLog(layout.memory / "redo"))
     embedder = open_serving(settings, wanted, store, layout.memory / "model-before")
     index_of = partial(open_index, settings, layout.memory / "index", store=store)
-    drain = Drain(EMBEDDING_THREADS)
+    drain = Drain(EMBEDDING_THREADS, clock)
     audit, backups = Audit(layout.audit("memory"), clock, "memory"), layout.memory / "backups"
     memory = Memory(
         store=store,

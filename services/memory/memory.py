@@ -109,7 +109,7 @@ class Memory:
         index: VectorIndex,
         clock: Clock,
         audit: Audit,
-        wake: Callable[[], None] | None = None,
+        wake: Callable[[int], None] | None = None,
         successor: Successor | None = None,
         terms: Terms | None = None,
         keys: RootKeys | None = None,
@@ -151,13 +151,13 @@ class Memory:
         stored = self._store.append_all([experiences[place] for place in sound], iso(self._clock.now()), self.shelf.add)
         for place, appended in zip(sound, stored, strict=True):
             answers[place] = appended if isinstance(appended, BaseException) else appended is not None
-        if any(each is True for each in answers.values()):
-            self._embed_soon()
+        if fresh := sum(each is True for each in answers.values()):
+            self._embed_soon(fresh)
         return [answers[place] for place in range(len(experiences))]
 
-    def _embed_soon(self) -> None:
+    def _embed_soon(self, rows: int) -> None:
         if self._wake is not None:
-            self._wake()
+            self._wake(rows)
             return
         try:
             self.catch_up()

@@ -6,9 +6,11 @@ import pytest
 import structlog
 from memory_fakes import HashEmbedder, experience
 
+from chassis.errors import Damaged
 from services.memory.embedding import Vectors
 from services.memory.exact import ExactIndex
 from services.memory.memory import Memory
+from services.memory.minilm import _MODEL, _TOKENIZER, MiniLM, _packaged
 from services.memory.recall import Query
 from services.memory.succession import DROPPED_AT_ONCE, Progress, Successor, folder_of, remember_folder, serving_model
 
@@ -172,3 +174,48 @@ def test_a_change_in_a_small_or_empty_memory_takes_place_too(make_memory: Make, 
     while memory.catch_up():
         pass
     assert memory.shelf.embedder is NEW
+
+
+@pytest.fixture(scope="module")
+def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packaged files, but for a newline: a model of one's own, with a vector space of its own."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "model.onnx").symlink_to(_packaged(*_MODEL))
+    (folder / "tokenizer.json").write_bytes(_packaged(*_TOKENIZER).read_bytes() + b"\n")
+    return folder
+
+
+def test_a_model_of_ones_own_has_the_dimension_that_it_gives_and_a_space_of_its_own(
+    own_folder: Path, minilm: MiniLM
+) -> None:
+    own = MiniLM.from_folder(own_folder)
+    assert own.embed(["rotate the logs"]).shape == (1, 384)
+    assert own.dimension == 384
+    assert own.model_sha256 != minilm.model_sha256
+
+
+class Same(MiniLM):
+    def pooled(self, text: str) -> Vectors:
+        return np.ones(16, dtype=np.float32)
+
+
+class Restless(MiniLM):
+    calls = 0
+
+    def pooled(self, text: str) -> Vectors:
+        Restless.calls += 1
+        return np.random.default_rng(self.calls).standard_normal(16).astype(np.float32)
+
+
+class Broken(MiniLM):
+    def pooled(self, text: str) -> Vectors:
+        return np.full(16, np.nan, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [(Same, "same vector for everything"), (Restless, "another vector each time"), (Broken, "not a unit vector")],
+)
+def test_a_model_that_can_not_be_right_is_refused_at_the_start(own_folder: Path, kind: type[MiniLM], said: str) -> None:
+    with pytest.raises(Damaged, match=said):
+        kind.from_folder(own_folder)
