@@ -22,7 +22,7 @@ from services.memory.store import Store, explained
 from services.memory.verify import check_file
 
 KEPT = 14
-PATTERN = "experience-*.sqlite"
+PATTERN = "experience-[0-9]*.sqlite"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
