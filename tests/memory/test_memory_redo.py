@@ -10,11 +10,17 @@ from pathlib import Path
 
 import pytest
 import structlog
-from memory_fakes import experience
+from memory_fakes import START, HashEmbedder, experience
 
+from chassis.audit import Audit
+from chassis.clock import VirtualClock
 from chassis.errors import NotFound, Refused, ResourceExhausted, Unavailable
+from services.memory.catalog import Standing
 from services.memory.commits import Change
+from services.memory.exact import ExactIndex
 from services.memory.experience import Finding, Outcome, experience_of, finding_of, told, told_finding
+from services.memory.feedback import Verdict
+from services.memory.memory import Memory
 from services.memory.redo import Entry, RedoLog, Spoilt, line
 from services.memory.store import Store
 from tests.full_disk import full_disk
@@ -214,10 +220,39 @@ def test_replaying_everything_twice_changes_nothing(folder: Path) -> None:
     store.close()
 
 
+def test_judgements_and_standings_come_back_too(folder: Path, tmp_path: Path) -> None:
+    embedder, clock = HashEmbedder(), VirtualClock(START)
+    store = opened(folder)
+    memory = Memory(
+        store=store,
+        embedder=embedder,
+        index=ExactIndex(embedder.dimension),
+        clock=clock,
+        audit=Audit(tmp_path / "audit.jsonl", clock, "memory"),
+    )
+    for number in range(1, 4):
+        memory.record(experience(number))
+    for task in range(5):  # enough harm to be evicted by
+        memory.trust.judge("e-1", Verdict.HARMFUL, query="", cosine=None, task_id=f"t-{task}", caller="cbo")
+    memory.trust.stand("e-2", Standing.SUPERSEDED, because_of="e-3", reason="a better one", caller="operator")
+    memory.close()
+    before = rows(store.path)
+    assert len(before["feedback"]) == 5
+    assert len(before["standing"]) >= 2
+    for path in folder.glob("experience.sqlite*"):
+        path.unlink()
+    with structlog.testing.capture_logs():
+        store = opened(folder)
+    assert store.redo is not None
+    assert store.replay(store.redo.read()).brought_back == 0
+    store.close()
+    assert rows(store.path) == before
+
+
 KILLED = """
 import os, sys
 from pathlib import Path
-from memory_fakes import experience
+from memory_fakes import START, HashEmbedder, experience
 from services.memory.redo import RedoLog
 from services.memory.store import Store
 folder = Path(sys.argv[1])
