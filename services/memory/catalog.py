@@ -194,7 +194,7 @@ class Catalog:
         since: float | None = None,
         until: float | None = None,
         outcome: Outcome | None = None,
-        among: Collection[int] | None = None,
+        among: NDArray[np.int64] | None = None,
     ) -> NDArray[np.bool_]:
         """Which of `rows` pass the filters; `among` are row numbers."""
         keep: NDArray[np.bool_] = rows["namespace"] == self.namespaces.known(namespace)
@@ -210,11 +210,10 @@ class Catalog:
             keep &= rows["outcome"] == OUTCOME_CODES[outcome.value]
         if among is not None:
             named = np.zeros(len(rows), dtype=np.bool_)
-            wanted = np.fromiter(among, dtype=np.int64, count=len(among))
-            places = np.searchsorted(rows["seq"], wanted)
+            places = np.searchsorted(rows["seq"], among)
             inside = places < len(rows)
-            places, wanted = places[inside], wanted[inside]
-            named[places[rows["seq"][places] == wanted]] = True
+            places = places[inside]
+            named[places[rows["seq"][places] == among[inside]]] = True
             keep &= named
         return keep
 

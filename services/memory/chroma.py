@@ -81,11 +81,11 @@ class ChromaIndex:
         with self._lock:
             _add(self._collection, keys, vectors)
 
-    def nearest(self, vector: Vectors, limit: int, among: Keys | None = None) -> list[Near]:
+    def nearest(self, vector: Vectors, limit: int, among: Keys | None = None, *, above: float = -2.0) -> list[Near]:
         if limit < 1:
             return []
         if among is not None and among.size <= FEW:
-            return self._scored(vector, among.tolist())[:limit]
+            return self._scored(vector, among.tolist(), above)[:limit]
         with self._lock:
             count = len(self)
             if count == 0:
@@ -97,16 +97,16 @@ class ChromaIndex:
         if among is not None:
             allowed = set(among.tolist())
             keys = [key for key in keys if key in allowed]
-        return self._scored(vector, keys)[:limit]
+        return self._scored(vector, keys, above)[:limit]
 
-    def _scored(self, vector: Vectors, keys: Sequence[int]) -> list[Near]:
+    def _scored(self, vector: Vectors, keys: Sequence[int], above: float) -> list[Near]:
         truth = self._source(keys)
         size = 4 * self._dimension
         known = [key for key in keys if len(truth.get(key) or b"") == size]
         if not known:
             return []
         vectors = np.frombuffer(b"".join(truth[key] for key in known), dtype="<f4").reshape(len(known), -1)
-        return score(vector, known, vectors)
+        return [each for each in score(vector, known, vectors) if each.cosine > above]
 
     def keys(self) -> set[int]:
         with self._lock:

@@ -17,7 +17,7 @@ from services.memory.embedding import Vectors
 from services.memory.index import Keys, Near, VectorSource, score
 
 CHUNK = 65_536
-SIGMAS = 8.0
+SIGMAS = 6.0
 MOST = 1024
 """At most so many candidates are scored; only reached where this many differ by less than the rounding."""
 
@@ -55,7 +55,7 @@ class CoarseIndex:
         with self._lock:
             self._table.add(keys, vectors)
 
-    def nearest(self, vector: Vectors, limit: int, among: Keys | None = None) -> list[Near]:
+    def nearest(self, vector: Vectors, limit: int, among: Keys | None = None, *, above: float = -2.0) -> list[Near]:
         table = self._table
         count = table.count
         if count == 0 or limit < 1:
@@ -65,13 +65,13 @@ class CoarseIndex:
             places = table.places(among)
             allowed = np.zeros(count, dtype=np.bool_)
             allowed[places[places < count]] = True
-        keys = table.keys()[table.candidates(vector, limit, count, allowed)].tolist()
+        keys = table.keys()[table.candidates(vector, limit, count, allowed, above)].tolist()
         truth = self._truth(keys)
         known = [key for key in keys if key in truth]
         if not known:
             return []
         exact = np.frombuffer(b"".join(truth[key] for key in known), dtype="<f4").reshape(len(known), -1)
-        return score(vector, known, exact)[:limit]
+        return [each for each in score(vector, known, exact) if each.cosine > above][:limit]
 
     def keys(self) -> set[int]:
         return set(self._table.keys().tolist())
@@ -175,13 +175,14 @@ class _Table:
         codes, steps = self._chunks[place // CHUNK]
         return codes[place % CHUNK], steps[place % CHUNK]
 
-    def candidates(self, vector: Vectors, limit: int, count: int, allowed: NDArray[np.bool_] | None) -> Places:
-        """Rows that may be among the `limit` best."""
+    def candidates(
+        self, vector: Vectors, limit: int, count: int, allowed: NDArray[np.bool_] | None, above: float
+    ) -> Places:
+        """Rows that may be among the `limit` best and above `above`."""
         asked, step = quantise(vector[None, :].astype(np.float32))
-        # Twice: once for what is at the edge, once for what might belong above it.
-        slack = 2 * SIGMAS * float(np.sqrt((self._largest_step**2 + float(step[0]) ** 2) / 12))
+        off = SIGMAS * float(np.sqrt((self._largest_step**2 + float(step[0]) ** 2) / 12))
         best, cosines = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
-        edge = -np.inf
+        edge = lowest = above - off
         for first in range(0, count, CHUNK):
             last = min(first + CHUNK, count)
             inside = None if allowed is None else np.flatnonzero(allowed[first:last])
@@ -193,7 +194,8 @@ class _Table:
             best = np.concatenate([best, (rows + first).astype(np.int32)])
             cosines = np.concatenate([cosines, found[hopeful]])
             if best.size > limit:
-                edge = float(np.partition(cosines, best.size - limit)[best.size - limit]) - slack
+                # Twice: once for what is at the edge, once for what might belong above it.
+                edge = max(lowest, float(np.partition(cosines, best.size - limit)[best.size - limit]) - 2 * off)
                 keep = cosines >= edge
                 best, cosines = best[keep], cosines[keep]
         if best.size > MOST:

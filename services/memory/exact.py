@@ -35,7 +35,7 @@ class ExactIndex:
         with self._lock:
             self._table.add(keys, vectors)
 
-    def nearest(self, vector: Vectors, limit: int, among: Keys | None = None) -> list[Near]:
+    def nearest(self, vector: Vectors, limit: int, among: Keys | None = None, *, above: float = -2.0) -> list[Near]:
         table = self._table
         count = table.count
         if count == 0 or limit < 1:
@@ -45,7 +45,10 @@ class ExactIndex:
         if among is not None:
             cosines = np.where(np.isin(keys, among), cosines, -np.inf)
         best = _top(cosines, limit)
-        return score(vector, keys[best].tolist(), table.rows(best))[:limit] if best.size else []
+        if not best.size:
+            return []
+        found = score(vector, keys[best].tolist(), table.rows(best))
+        return [each for each in found if each.cosine > above][:limit]
 
     def keys(self) -> set[int]:
         table = self._table

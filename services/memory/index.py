@@ -33,8 +33,11 @@ class VectorIndex(Protocol):
 
     def add(self, keys: Sequence[int], vectors: Vectors) -> None: ...
 
-    def nearest(self, vector: Vectors, limit: int, among: Keys | None = None) -> list[Near]:
-        """At most `limit` entries, best first, ties newest first; only those in `among` if given."""
+    def nearest(self, vector: Vectors, limit: int, among: Keys | None = None, *, above: float = -2.0) -> list[Near]:
+        """At most `limit` entries with a cosine above `above`, best first, ties newest first.
+
+        Only those in `among` if given.
+        """
         ...
 
     def keys(self) -> set[int]: ...

@@ -7,6 +7,7 @@ from datetime import datetime
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from chassis.audit import Audit
 from chassis.clock import Clock, iso, parse_iso
@@ -206,10 +207,9 @@ class Memory:
             keep &= ~having(rows, waiting)
         searched = int(np.count_nonzero(keep))
         among = None if searched == len(rows) else objectives_of(rows, keep)
-        hits = index.nearest(vector, CANDIDATES, among) if searched else []
         learned = self.trust.floor
         floor, lower = floors(query, learned)
-        hits = [hit for hit in hits if hit.cosine > lower]
+        hits = index.nearest(vector, CANDIDATES, among, above=lower) if searched else []
         gated = gate(query, hits, self._store.objectives([hit.key for hit in hits]) if hits else {}, learned)
         mine = rows[keep & having(rows, [each.objective for each in gated])] if gated else rows[:0]
         evicted = mine["standing"] == STANDING_CODES[Standing.EVICTED.value]
@@ -229,11 +229,11 @@ class Memory:
             evicted=int(np.count_nonzero(evicted)),
         )
 
-    def _with_facts(self, query: Query) -> set[int] | None:
-        among: set[int] | None = None
+    def _with_facts(self, query: Query) -> NDArray[np.int64] | None:
+        among: NDArray[np.int64] | None = None
         for key, value in query.context.items():
             having = self._store.with_fact(key, value)
-            among = having if among is None else among & having
+            among = having if among is None else np.intersect1d(among, having)
         return among
 
     def _matches(self, query: Query, picks: Sequence[Pick], learned: float) -> list[Match]:

@@ -91,6 +91,13 @@ SELECT event FROM context WHERE key = ?1 AND value = ?2
 UNION ALL
 SELECT member.seq FROM rollup_fact JOIN member ON member.rollup = rollup_fact.rollup WHERE key = ?1 AND value = ?2;
 
+-- name: joined_with_fact
+SELECT group_concat(seq) FROM (
+    SELECT event AS seq FROM context WHERE key = ?1 AND value = ?2
+    UNION ALL
+    SELECT member.seq FROM rollup_fact JOIN member ON member.rollup = rollup_fact.rollup WHERE key = ?1 AND value = ?2
+);
+
 -- name: scan_events
 SELECT seq, namespace, domain, procedure, objective, occurred_at, NULL, NULL FROM event ORDER BY seq;
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from chassis.errors import Damaged, Refused
 from services.memory.commits import REDO_MARK, Change, Commits, T, Work
@@ -314,9 +316,11 @@ class Store:
         found = self.experiences(seqs)
         return [found[seq] for seq in seqs if seq in found]
 
-    def with_fact(self, key: str, value: str) -> set[int]:
+    def with_fact(self, key: str, value: str) -> NDArray[np.int64]:
+        """Numbers of the rows with this fact; as one text from SQLite, since there may be very many."""
         with self._reading("filter by context") as connection:
-            return {row[0] for row in connection.execute(SQL["with_fact"], (key, value))}
+            (told,) = connection.execute(SQL["joined_with_fact"], (key, value)).fetchone()
+        return np.fromstring(told or "", dtype=np.int64, sep=",")
 
     def objectives(self, keys: Sequence[int]) -> dict[int, str]:
         with self._reading("read objectives") as connection:

@@ -105,6 +105,16 @@ def test_a_filter_leaves_only_what_it_names_however_few(make_index: IndexMaker, 
     assert index.nearest(vectors[0], 5, among=np.array([], dtype=np.int64)) == []
 
 
+def test_only_what_is_above_the_bound_is_found(make_index: IndexMaker, truth: Truth) -> None:
+    index, vectors, asked = make_index(), unit(200), unit(1, seed=9)[0]
+    index.add(*truth.keep(list(range(200)), vectors))
+    all_found = index.nearest(asked, 200)
+    bound = all_found[20].cosine
+    assert index.nearest(asked, 200, above=bound) == all_found[:20]
+    assert index.nearest(asked, 5, above=bound) == all_found[:5]
+    assert index.nearest(asked, 5, above=1.0) == []
+
+
 def test_adding_a_key_again_changes_nothing(make_index: IndexMaker, truth: Truth) -> None:
     index, vectors = make_index(), unit(3)
     index.add(*truth.keep([1, 2], vectors[:2]))
