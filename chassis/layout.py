@@ -63,6 +63,11 @@ class Layout:
         return self.root / "config" / "paths.json"
 
     @property
+    def policy(self) -> Path:
+        """The station's own rules, written by the operator; without it the shipped ones count."""
+        return self.root / "config" / "policy.yaml"
+
+    @property
     def admitted(self) -> Path:
         """Signed manifests of outside programs' domains, one file each; written by the CBO alone."""
         return self.root / "config" / "domains"

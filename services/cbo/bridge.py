@@ -20,6 +20,7 @@ from services.cbo.bell import Bell
 from services.cbo.consents import Consents
 from services.cbo.ladder import Ladder
 from services.cbo.policy import Policy, Ruling
+from services.cbo.policy_file import PolicyFile
 from services.cbo.ports import Peers
 from services.cbo.posterior import Posterior
 from services.cbo.rows import posterior_from_row
@@ -134,6 +135,9 @@ class Bridge:
     audit: Audit
     domains: Mapping[str, DomainManifest]
     policy: Policy
+    """The pins: which manifests may run at all."""
+    policy_file: PolicyFile
+    """The rules: what may happen, where and when."""
     peers: Peers
     ladder: Ladder
     beliefs: Beliefs

@@ -88,6 +88,11 @@ class Consents:
         allowed = (*(each for each in self._file.all() if each.domain == domain), *self.declared.of(domain))
         return tuple(str(each.path) for each in allowed if not each.confirmed_at)
 
+    def folders(self, domain: str) -> tuple[str, ...]:
+        """All that are allowed to the domain now."""
+        allowed = (*(each for each in self._file.all() if each.domain == domain), *self.declared.of(domain))
+        return tuple(str(each.path) for each in allowed)
+
     def inside(self, task: Task) -> tuple[str, ...]:
         """Folders that were allowed to the task's domain when it was sent out."""
         with self._lock:

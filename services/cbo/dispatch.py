@@ -5,17 +5,19 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
-from chassis.canonical import Json
+from chassis.canonical import Json, sha256_hex
 from chassis.clock import iso
-from chassis.domains import Level
-from chassis.errors import Duplicate, InvalidInput, ResourceExhausted, Unavailable
+from chassis.domains import DomainManifest, Level
+from chassis.errors import CalyxError, Duplicate, InvalidInput, ResourceExhausted, Unavailable
 from chassis.exchange.manifest import Manifest
+from chassis.policy import DAY, Request, RuleSet, placed
 from services.cbo.bridge import Bridge
-from services.cbo.gates import Gated, Question, Use, careful, evaluate, gone
+from services.cbo.gate_log import Admission, Asked, Entry, Tally, Terms, answer, answers_of
+from services.cbo.gates import Gated, Use, careful, gone
 from services.cbo.tasks import OPEN, Task, seen
 
 log = structlog.get_logger(__name__)
@@ -36,6 +38,11 @@ class Dispatcher:
         self._sent: Counter[str] = Counter()
         self._effects: Counter[str] = Counter()
         self._governor_silent = ""
+        self._tally = Tally()
+        self._unwritten: list[Entry] = []
+        self._in_pulse = False
+        for row in bridge.store.rows("gate_entries_passed", iso(bridge.clock.now() - DAY)):
+            self._count(Entry.from_json(json.loads(row["entry"])))
 
     def new_pulse(self, governor_silent: str = "") -> None:
         """A governor that did not answer this pulse's first question is not asked again before the next."""
@@ -43,53 +50,97 @@ class Dispatcher:
             self._governor_silent = governor_silent
             self._sent.clear()
             self._effects.clear()
+            self._in_pulse = True
+
+    def keep_log(self) -> None:
+        """Write what the gates were asked since the pulse began, in the transaction that keeps its plan."""
+        with self._lock:
+            self._in_pulse = False
+            self._write()
+
+    def _write(self) -> None:
+        while self._unwritten:
+            entry = self._unwritten.pop(0)
+            self._bridge.store.run("gate_entry_insert", iso(entry.at), entry.task, json.dumps(entry.to_json()))
+
+    def _note(self, entry: Entry) -> None:
+        self._count(entry)
+        self._unwritten.append(entry)
+        if not self._in_pulse:
+            self._write()
+
+    def _count(self, entry: Entry) -> None:
+        self._tally.take(entry.at, entry.pulse, entry.task, entry.rule, entry.verdict)
 
     def gate(self, task: Task) -> tuple[Task, Gated]:
         """Ask every gate; the task comes back at the level it may run at now. A `go` takes its share of the budget."""
         bridge = self._bridge
+        now, rules = bridge.clock.now(), bridge.policy_file.rules()
+        pulse = int(bridge.store.value("SELECT coalesce(max(number), 0) FROM pulse"))
         manifest = bridge.domains.get(task.domain)
         if manifest is None:
             gated = gone(task.domain)
+            with self._lock:
+                self._note(_entry(now, pulse, task, rules, None, None, gated, ""))
             return replace(task, gates=tuple(answer.to_json() for answer in gated.answers)), gated
-        standing = bridge.ladder.standing(task.domain)
-        level = (
-            task.level if task.approval else min(task.level, standing.level, bridge.ladder.terms(task.domain).max_level)
-        )
+        standing, most = bridge.ladder.standing(task.domain), bridge.ladder.terms(task.domain).max_level
+        level = task.level if task.approval else min(task.level, standing.level, most)
         unconfirmed = bridge.consents.unconfirmed(task.domain)
         if not task.approval:
             level = careful(level, unconfirmed)
         task = replace(task, level=level, rehearsal=level is Level.GUIDE and not task.approval)
-        day = bridge.store.rows("task_use", task.domain, iso(bridge.clock.now() - timedelta(hours=24)))[0][0]
+        day = bridge.store.rows("task_use", task.domain, iso(now - timedelta(hours=24)))[0][0]
+        kill_switch = bridge.kill_switch.why() if bridge.kill_switch.engaged() else None
+        asked = Asked(
+            request=request_of(bridge, task, manifest),
+            manifest=Terms.of(manifest),
+            pinned=bridge.ruling(manifest, task.owner),
+            kill_switch=kill_switch,
+            revoked=bridge.revoked(task.domain),
+            level=level,
+            approved_by=task.approval,
+            use=Use(this_pulse=0, this_day=int(day), effects_this_pulse=0),
+            probation=standing.probation,
+            unconfirmed=unconfirmed,
+            earned=standing.level,
+            most=most,
+            ladder=int(bridge.store.value("SELECT coalesce(max(number), 0) FROM ladder_entry")),
+        )
+        heard: list[Admission] = []
+
+        def admit() -> tuple[bool, str]:
+            heard.append(self._admit(task))
+            return heard[-1].give()
+
         with self._lock:
-            use = Use(
-                this_pulse=self._sent[task.domain],
-                this_day=int(day),
-                effects_this_pulse=self._effects[task.domain],
-            )
-            question = Question(
-                kill_switch=bridge.kill_switch.why() if bridge.kill_switch.engaged() else None,
-                ruling=bridge.ruling(manifest, task.owner),
-                manifest=manifest,
-                revoked=bridge.revoked(task.domain),
-                procedure=task.procedure,
-                level=level,
-                approved_by=task.approval,
-                use=use,
-                probation=standing.probation,
-                unconfirmed=unconfirmed,
-                admit=lambda: self._admit(task),
-            )
-            gated = evaluate(question)
+            use = replace(asked.use, this_pulse=self._sent[task.domain], effects_this_pulse=self._effects[task.domain])
+            asked = replace(asked, use=use)
+            used = self._tally.used(rules, task.domain, pulse, now)
+            gated, rule = answer(asked, rules, now, used, admit)
             if gated.verdict == "go":
                 self._sent[task.domain] += 1
-                self._effects[task.domain] += question.effects
-        task = replace(task, gates=tuple(answer.to_json() for answer in gated.answers))
-        return task, gated
+                self._effects[task.domain] += asked.request.does == "act"
+            self._note(_entry(now, pulse, task, rules, asked, heard[-1] if heard else None, gated, rule))
+        self._tell(task, gated, rule)
+        return replace(task, gates=tuple(each.to_json() for each in gated.answers)), gated
 
-    def _admit(self, task: Task) -> tuple[bool, str]:
+    def _tell(self, task: Task, gated: Gated, rule: str) -> None:
+        """A policy that makes a task wait is on record once, when it begins to."""
+        said = next((each for each in gated.answers if each.gate == "policy" and each.answer == "hold"), None)
+        before = [each for each in task.gates if each["gate"] == "policy" and each["answer"] == "hold"]
+        if said is not None and not before:
+            self._bridge.audit.write(
+                "policy.blocked", task=task.id, domain=task.domain, rule=rule, why=f"policy: {said.reason}"
+            )
+
+    def _admit(self, task: Task) -> Admission:
         if self._governor_silent:
-            raise Unavailable(self._governor_silent)
-        return self._bridge.peers.governor.admit(task.id, task.domain, task.owner)
+            return Admission(admitted=False, reason=self._governor_silent, silent=True)
+        try:
+            admitted, reason = self._bridge.peers.governor.admit(task.id, task.domain, task.owner)
+        except CalyxError as error:
+            return Admission(admitted=False, reason=error.message, silent=True)
+        return Admission(admitted=admitted, reason=reason)
 
     def send(self, tasks: Sequence[Task]) -> list[Task]:
         """Sign and submit, then note all in one commit. What can't be written stays planned for the next pulse."""
@@ -153,8 +204,42 @@ class Dispatcher:
             objective_id=task.objective_id,
             pulse_id=task.pulse_id,
             level=task.level.name,
-            policy_digest=bridge.policy.digest,
+            policy_digest=sha256_hex(f"{bridge.policy.digest}{bridge.policy_file.rules().digest}".encode()),
         )
+
+
+def request_of(bridge: Bridge, task: Task, manifest: DomainManifest) -> Request:
+    """What the rules look at: with every folder that the task could change, by its manifest and by consent."""
+    station = str(bridge.layout.root)
+    folders = (*manifest.paths, *bridge.consents.folders(task.domain))
+    local = bridge.clock.now().astimezone().utcoffset() or timedelta()
+    return Request(
+        agent=task.owner,
+        asked_by=task.source or "station",
+        domain=task.domain,
+        procedure=task.procedure,
+        does="act" if task.approval or task.level is Level.EXECUTE else "rehearse",
+        effects=manifest.effects,
+        manifest="signed" if manifest.signed_by else "built-in",
+        folders=tuple(dict.fromkeys(placed(each, station) for each in folders)),
+        utc_offset_seconds=int(local.total_seconds()),
+    )
+
+
+def _entry(
+    now: datetime,
+    pulse: int,
+    task: Task,
+    rules: RuleSet,
+    asked: Asked | None,
+    admission: Admission | None,
+    gated: Gated,
+    rule: str,
+) -> Entry:
+    return Entry(
+        at=now, pulse=pulse, task=task.id, domain=task.domain, rules=rules.digest, asked=asked, admission=admission,
+        verdict=gated.verdict, rule=rule, answers=answers_of(gated),
+    )  # fmt: skip
 
 
 def intake(bridge: Bridge, only: Sequence[Task] | None = None) -> None:

@@ -6,11 +6,12 @@ picture; only admission, which costs a call, is `not asked` once the task can't 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from datetime import datetime
+from typing import Literal, Protocol
 
 from chassis.canonical import Json
 from chassis.clock import iso
-from chassis.domains import DomainManifest, Level
+from chassis.domains import Level
 from chassis.errors import CalyxError
 from services.cbo.policy import Ruling
 
@@ -26,9 +27,33 @@ class GateAnswer:
     gate: str
     answer: Answer
     reason: str
+    within: tuple[str, ...] = ()
+    """Of the policy gate: the folders to which the rule keeps the task; empty for those of its manifest."""
 
     def to_json(self) -> Json:
-        return {"gate": self.gate, "answer": self.answer, "reason": self.reason}
+        said: Json = {"gate": self.gate, "answer": self.answer, "reason": self.reason}
+        return {**said, "within": list(self.within)} if self.within else said
+
+
+class Declared(Protocol):
+    """What the gates look at in a manifest."""
+
+    @property
+    def domain(self) -> str: ...
+    @property
+    def procedures(self) -> tuple[str, ...]: ...
+    @property
+    def serial(self) -> int: ...
+    @property
+    def signed_by(self) -> str: ...
+    @property
+    def expires_at(self) -> datetime | None: ...
+    @property
+    def rehearses(self) -> bool: ...
+    @property
+    def per_pulse(self) -> int: ...
+    @property
+    def per_day(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +71,7 @@ class Question:
 
     kill_switch: str | None
     ruling: Ruling
-    manifest: DomainManifest
+    manifest: Declared
     revoked: str
     procedure: str
     level: Level
@@ -114,9 +139,9 @@ def _kill_switch(question: Question) -> GateAnswer:
 
 
 def _policy(question: Question) -> GateAnswer:
-    return GateAnswer(
-        gate="policy", answer="pass" if question.ruling.allowed else "refuse", reason=question.ruling.reason
-    )
+    ruling = question.ruling
+    answer: Answer = "pass" if ruling.allowed else "hold" if ruling.waits else "refuse"
+    return GateAnswer(gate="policy", answer=answer, reason=ruling.reason, within=ruling.within)
 
 
 def _manifest(question: Question) -> GateAnswer:

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta
+from pathlib import Path
 
 import structlog
 
@@ -34,11 +35,13 @@ from services.cbo.ladder import Ladder
 from services.cbo.meter import Meter
 from services.cbo.objectives import Objective, Schedule
 from services.cbo.policy import Policy
+from services.cbo.policy_file import PolicyFile
 from services.cbo.ports import Peers
 from services.cbo.proposals import Proposals
 from services.cbo.pulse import Pulse, Steps
 from services.cbo.report import report
 from services.cbo.store import Store
+from services.cbo.withdrawals import Withdrawals
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +71,7 @@ class Overseer:
         peers: Peers,
         audit: Audit,
         seal: Seal | None = None,
+        policy_file: Path | None = None,
         options: Options | None = None,
         fault: Callable[[str], None] = no_fault,
     ) -> None:
@@ -88,6 +92,9 @@ class Overseer:
             audit=audit,
             domains=domains,
             policy=policy,
+            policy_file=PolicyFile(
+                policy_file or layout.policy, layout.root, store, audit, clock, must_exist=policy_file is not None
+            ),
             peers=peers,
             ladder=Ladder(store, domains, clock, code=version),
             beliefs=Beliefs(store),
@@ -103,6 +110,7 @@ class Overseer:
         self.joining = Joining(self.bridge, proposals, self.agents, valid, LeaseFile(layout, clock))
         self.inbox = Inbox(layout.svf, proposals)
         self._steps = Steps(self.bridge, self._dispatcher, self._meter)
+        self._withdrawals = Withdrawals(self.bridge)
         self._one_pulse = threading.Lock()
         self._behind = False
         self._signed_on: date | None = None
@@ -200,6 +208,7 @@ class Overseer:
         self.bridge.consents.notice()
         self.bridge.exchange.sweep()
         intake(self.bridge)
+        self._withdrawals.notice()
         if self.agents.flush():
             self.joining.tidy()
 

@@ -1,5 +1,7 @@
-"""Deny by default: which manifests may run at all: the built-in ones, pinned by digest, for their owners, and those of
-outside programs that an operator key has signed and a person has approved, in exactly that edition.
+"""The policy gate's two halves, both deny by default: which manifests may run at all, and what the station's rules say.
+
+The pins: the built-in manifests, by digest, for their owners, and those of outside programs that an operator key has
+signed and a person has approved, in exactly that edition. The rules (`chassis.policy`) come from policy.yaml.
 
 `python -m services.cbo.policy` prints the pins of the shipped manifests; they go into policy.json with a release.
 """
@@ -16,6 +18,7 @@ from chassis.canonical import canonical_json, digest
 from chassis.clock import iso
 from chassis.domains import DomainManifest, load_domains
 from chassis.layout import DEPLOY
+from chassis.policy import Verdict
 
 SHIPPED = Path(__file__).with_name("policy.json")
 SCHEMA = "calyx.policy/1"
@@ -23,10 +26,28 @@ SCHEMA = "calyx.policy/1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ruling:
-    """May it run, and why."""
+    """May it run, and why. `waits`: a no that time alone may change. `rule` is the name of the rule that decided;
+    `within` are the folders to which it keeps the task, where it names any."""
 
     allowed: bool
     reason: str
+    waits: bool = False
+    rule: str = ""
+    within: tuple[str, ...] = ()
+
+
+def both(pinned: Ruling, verdict: Verdict) -> Ruling:
+    """What the pins and the rules say together: yes only if both do."""
+    if not pinned.allowed:
+        return pinned
+    rule = verdict.rule
+    return Ruling(
+        allowed=verdict.allowed,
+        reason=f"{pinned.reason}; {verdict.reason}" if verdict.allowed else verdict.reason,
+        waits=verdict.waits,
+        rule="" if rule is None else rule.name,
+        within=rule.paths if rule is not None and verdict.allowed else (),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

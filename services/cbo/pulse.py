@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from chassis.canonical import Json
 from chassis.clock import iso, parse_iso
 from chassis.domains import Level
 from chassis.errors import CalyxError
@@ -16,6 +17,7 @@ from services.cbo.bridge import Bridge
 from services.cbo.critique import Critic, Critique
 from services.cbo.dispatch import Dispatcher, intake
 from services.cbo.gates import Gated
+from services.cbo.history import hand_over
 from services.cbo.kpis import Kpi
 from services.cbo.meter import Meter
 from services.cbo.objectives import Objective
@@ -66,6 +68,8 @@ class Pulse:
     critique: Critique = field(default_factory=Critique)
     kpis: tuple[Kpi, ...] = ()
     calibration: Calibration = NO_CALIBRATION
+    gate_log: Json = field(default_factory=dict)
+    """What the gates were asked since the last record, and what they answered (`gate_log`)."""
     confidence: Mapping[tuple[str, str], float] = field(default_factory=dict)
     duration_seconds: float = 0.0
     ended_at: datetime | None = None
@@ -191,6 +195,7 @@ class Steps:
         with bridge.store.transaction():
             for each in pulse.planned:
                 self._keep(each, pulse.started_at)
+            self._dispatcher.keep_log()
             for objective_id in asked:
                 bridge.store.run(
                     "objective_note", "which domain? no experience is like it: submit it with a domain", objective_id
@@ -307,6 +312,7 @@ class Steps:
             self._bridge.store.set_fact("incidents_until", iso(until))
         pulse.kpis = self._meter.kpis()
         pulse.calibration = self._meter.calibration(now)
+        pulse.gate_log = hand_over(self._bridge.store)
         pulse.confidence = {key: value.mean for key, value in self._bridge.beliefs.all(now).items()}
         pulse.ended_at = now
         pulse.duration_seconds = self._bridge.clock.monotonic() - pulse.started_monotonic

@@ -40,6 +40,7 @@ def record_of(pulse: Pulse, bridge: Bridge, heads: Mapping[str, str]) -> Json:
             ],
             "tasks": [_planned(each, states) for each in pulse.planned],
         },
+        "gate_log": pulse.gate_log,
         "act": {
             "dispatched": [
                 {
@@ -133,13 +134,14 @@ def runs_in_words(scores: Sequence[Score]) -> str:
 
 
 def _head(bridge: Bridge, pulse_id: str, started_at: datetime) -> Json:
+    policy, rules = bridge.policy.digest, bridge.policy_file.rules().digest
     return {
         "schema": SCHEMA,
         "id": pulse_id,
         "station_id": bridge.station_id,
         "started_at": iso(started_at),
         "interval_seconds": bridge.options.pulse_interval_seconds,
-        "versions": {"code": bridge.version, "policy": bridge.policy.digest, "rng": chassis.rng.VERSION},
+        "versions": {"code": bridge.version, "policy": policy, "rules": rules, "rng": chassis.rng.VERSION},
     }
 
 

@@ -33,4 +33,6 @@ class CboSettings(ServiceSettings):
     undo_wait_seconds: float = Field(
         4.0, ge=0, le=60, description="How long Undo waits for the agent's answer before it says that it goes on."
     )
-    policy_file: Path | None = Field(None, description="Another policy than the built-in one; unreadable denies all.")
+    policy_file: Path | None = Field(
+        None, description="Rules from here, not config/policy.yaml; without it nothing acts."
+    )

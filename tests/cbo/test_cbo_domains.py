@@ -52,7 +52,8 @@ def test_an_admitted_domain_runs_without_a_restart_and_says_why_it_may(office: O
     until = iso(manifest.expires_at)
     signed = f"alice ({office.key.public_key.keyid[:12]})"
     assert office.gate(task, "policy") == (
-        "pass", f"admitted: edition 1 of notes, signed by {signed}, approved, until {until}, owner noter",
+        "pass", f"admitted: edition 1 of notes, signed by {signed}, approved, until {until}, owner noter; "
+        'allowed by rule 2 "what a person signed and approved", line 11',
     )  # fmt: skip
     assert office.gate(task, "manifest") == ("pass", f"serial 1, signed by {signed}, expires {until}")
     assert office.station.cbo.bridge.ladder.rung("notes").standing.level is Level.GUIDE

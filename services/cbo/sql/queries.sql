@@ -223,3 +223,21 @@ ORDER BY created_at DESC, id DESC LIMIT ?2;
 -- name: tasks_waiting_like
 SELECT * FROM task INDEXED BY task_proposed
 WHERE objective_id = ? AND state IN ('proposed', 'rehearsed') AND approved_as = '' ORDER BY created_at LIMIT 1;
+
+-- name: gate_entry_insert
+INSERT INTO gate_entry (at, task, entry) VALUES (?, ?, ?);
+-- name: gate_entries_after
+SELECT number, entry FROM gate_entry WHERE number > ? ORDER BY number;
+-- name: gate_entries_since
+SELECT number, at, entry FROM gate_entry WHERE at >= ? ORDER BY number;
+-- name: gate_entries_passed
+SELECT entry FROM gate_entry WHERE at > ? ORDER BY number;
+-- name: gate_entries_forget
+DELETE FROM gate_entry WHERE at < ? AND number <= ?;
+-- name: gate_entry_ends
+SELECT id, state, rehearsal, scored, worked, tes, stability, why FROM task
+WHERE id IN (SELECT task FROM gate_entry WHERE at >= ?);
+-- name: regressed
+SELECT DISTINCT task_id FROM verification WHERE verdict = 'regressed';
+-- name: ladder_entries_numbered
+SELECT number, entry FROM ladder_entry WHERE number > ? ORDER BY number;
