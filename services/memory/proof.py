@@ -34,6 +34,9 @@ def prove(path: Path, backups: Path) -> Path | None:
     if not path.exists() or not path.stat().st_size:
         return None
     newest = len(migrations())
+    if path.with_name(f"{path.name}-journal").exists():  # a kill left it; SQLite rolls it back where it may write
+        with explained("recover", path), closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA user_version").fetchone()
     with explained("read", path), closing(_reader(path)) as real:
         version = real.execute("PRAGMA user_version").fetchone()[0]
         if not 0 < version < newest or real.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:

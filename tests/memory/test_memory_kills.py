@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from memory_fakes import START, HashEmbedder, experience
@@ -20,6 +21,7 @@ from services.memory.exact import ExactIndex
 from services.memory.experience import Outcome
 from services.memory.members import check_members
 from services.memory.memory import Memory
+from services.memory.queries import migrations
 from services.memory.retention import rules_of
 from services.memory.store import Store
 
@@ -125,6 +127,39 @@ def test_a_kill_between_any_two_statements_of_a_late_finding_leaves_member_or_ro
         assert store.experiences([2])[2].experience.outcome is Outcome.FAILURE
         memory.close()
     assert homes == {(True, Outcome.SUCCESS)}  # until the commit it is a member, and nothing in between
+
+
+def test_a_kill_between_any_two_statements_of_the_first_opening_needs_no_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, taken = tmp_path / "memory", []
+    real = sqlite3.connect
+
+    def take(statement: str) -> None:
+        taken.append(tmp_path / f"image-{len(taken)}")
+        shutil.copytree(home, taken[-1], ignore=shutil.ignore_patterns("*-shm"))
+
+    def connect(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection = real(*args, **options)
+        connection.set_trace_callback(take)
+        return connection
+
+    with monkeypatch.context() as traced:
+        traced.setattr(sqlite3, "connect", connect)
+        Store(home / "experience.sqlite", durable=False).close()
+    taken.append(tmp_path / "hot")  # killed within a statement: SQLite has to roll back first
+    (tmp_path / "half").mkdir()
+    with closing(real(tmp_path / "half" / "experience.sqlite", isolation_level=None)) as half:
+        half.execute("PRAGMA cache_size = 1")
+        half.execute("BEGIN")
+        half.execute("CREATE TABLE event (x)")
+        half.executemany("INSERT INTO event VALUES (?)", [("x" * 3_000,)] * 100)
+        shutil.copytree(tmp_path / "half", taken[-1])
+    assert (taken[-1] / "experience.sqlite-journal").stat().st_size > 0
+    for image in taken:
+        store = Store(image / "experience.sqlite", durable=False)
+        assert (store.count(), store.schema_version()) == (0, len(migrations()))
+        store.close()
 
 
 def test_a_dozen_kills_of_real_processes_lose_nothing(tmp_path: Path) -> None:
