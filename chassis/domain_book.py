@@ -9,7 +9,8 @@ import os
 import re
 import threading
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,19 @@ from chassis.consent import forbidden
 from chassis.domains import DomainManifest, Level
 from chassis.errors import CalyxError, InvalidInput, Refused
 from chassis.layout import SERVICES, Layout
-from chassis.signing import MAX_BYTES, Trusted, read_plain, strict_json, trusted_keys, unseal
+from chassis.operator_keys import REVOKED, THRESHOLD, Trusted, trusted_keys
+from chassis.signing import MAX_BYTES, read_plain, strict_json, unseal
 
 PAYLOAD_TYPE = "application/vnd.calyx.domain+json"
+NAMESPACE = "calyx-domain"
+"""Of OpenSSH signatures: `ssh-keygen -Y sign -n calyx-domain`."""
 DOMAIN = re.compile(r"[a-z0-9][a-z0-9_-]{0,59}")
 OWNER = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 MAX_DOMAINS = 1000
 MAX_PATHS = 32
+WARN_DAYS = (14, 3)
+"""So long before its end a domain warns."""
 STATION_UNDOES = "governor"
 """The station's own agent that can undo what `calyx run` journaled."""
 
@@ -50,7 +56,7 @@ def read_manifest(payload: bytes, layout: Layout, builtin: Mapping[str, DomainMa
         canonical = canonical_json(raw)
     except ValueError as error:
         raise InvalidInput(f"domain manifest: {error}") from error
-    if canonical != payload:
+    if canonical != payload.removesuffix(b"\n"):  # OpenSSH signs the file, and a file of text ends in a newline
         raise InvalidInput("domain manifest: it is not canonical JSON; `calyx domain sign` makes it so")
     manifest = DomainManifest.from_mapping(raw)
     if why := refusal(manifest, layout, builtin):
@@ -128,8 +134,40 @@ def _shape(raw: Any) -> None:
 
 def verify(raw: bytes, trusted: Trusted, layout: Layout, builtin: Mapping[str, DomainManifest]) -> DomainManifest:
     """The manifest in an envelope, with who signed it. Raises BadSignature, InvalidInput, Refused."""
-    sealed = unseal(raw, PAYLOAD_TYPE, trusted)
-    return replace(read_manifest(sealed.payload, layout, builtin), signed_by=sealed.signer.fingerprint)
+    sealed = unseal(raw, PAYLOAD_TYPE, trusted, namespace=NAMESPACE)
+    return replace(read_manifest(sealed.payload, layout, builtin), signed_by=sealed.signed_by)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """A domain that ends soon or has ended. `stage`: at most this many days are left; 0: it is over."""
+
+    domain: str
+    expires_at: datetime
+    stage: int
+    reason: str
+
+
+def ending(manifest: DomainManifest, now: datetime) -> Ending | None:
+    """What to say of its end, from 14 days before it; None while there is time, and for built-in ones."""
+    if manifest.expires_at is None:
+        return None
+    left = manifest.expires_at - now
+    if left > timedelta(days=WARN_DAYS[0]):
+        return None
+    stage = next((days for days in reversed(WARN_DAYS) if left <= timedelta(days=days)), WARN_DAYS[0])
+    when, name = f"{manifest.expires_at:%Y-%m-%d %H:%M} UTC", manifest.domain
+    if left <= timedelta():
+        stage, when = 0, f"{name} ended on {when}"
+    else:
+        soon = {0: "within a day", 1: "in 1 day"}.get(left.days, f"in {left.days} days")
+        when = f"{name} ends {soon} ({when})"
+    return Ending(
+        domain=name,
+        expires_at=manifest.expires_at,
+        stage=stage,
+        reason=f"{when}; `calyx domain renew {name}` writes the next edition",
+    )
 
 
 class DomainBook(Mapping[str, DomainManifest]):
@@ -146,6 +184,7 @@ class DomainBook(Mapping[str, DomainManifest]):
         self._seen: object = None
         self._domains: dict[str, DomainManifest] = dict(builtin)
         self._faults: dict[str, str] = {}
+        self._trusted = Trusted(keys={})
 
     def __getitem__(self, domain: str) -> DomainManifest:
         return self.now()[domain]
@@ -172,10 +211,20 @@ class DomainBook(Mapping[str, DomainManifest]):
         self.now()
         return self._faults
 
+    @property
+    def trusted(self) -> Trusted:
+        """The keys by which they were verified: another object when a key has changed."""
+        self.now()
+        return self._trusted
+
     def now(self) -> Mapping[str, DomainManifest]:
         """All of them at one moment; it does not change any more."""
         with self._lock:
-            seen = (_seen(self._folder, ".json"), _seen(self._keys, ".pub"))
+            seen = (
+                _seen(self._folder, ".json"),
+                _seen(self._keys, (".pub", THRESHOLD, REVOKED)),
+                _seen(self._keys / REVOKED, ".pub"),
+            )
             if seen != self._seen:
                 self._read()
                 self._seen = seen
@@ -200,6 +249,8 @@ class DomainBook(Mapping[str, DomainManifest]):
     def _read(self) -> None:
         trusted = trusted_keys(self._keys)
         domains, faults = dict(self._builtin), {f"keys/operators/{name}": why for name, why in trusted.faults.items()}
+        if trusted.broken:
+            faults["keys/operators"] = trusted.broken
         try:
             names = sorted(path.name for path in self._folder.iterdir() if path.suffix == ".json")
         except FileNotFoundError:
@@ -220,9 +271,11 @@ class DomainBook(Mapping[str, DomainManifest]):
             except OSError as error:
                 faults[name] = f"can't be read: {error.strerror or error}"
         self._domains, self._faults = domains, faults
+        if trusted != self._trusted:
+            self._trusted = trusted
 
 
-def _seen(folder: Path, suffix: str) -> object:
+def _seen(folder: Path, suffix: str | tuple[str, ...]) -> object:
     """What changes when something in the folder does."""
     try:
         found = []

@@ -1,187 +1,173 @@
-"""Who may speak for a person: operator keys (Ed25519), and DSSE envelopes signed by them.
+"""DSSE envelopes signed by operator keys, and OpenSSH signatures of what is in them.
 
-A private key stays in `<secrets>/operators`, 0600; its public half in `<station>/keys/operators` is what makes a
-signature count. Envelopes are made and checked by securesystemslib; what is read here is strict about everything
-around that: no duplicate keys, no second spelling of the same bytes, no key that is not Ed25519.
+Made and checked by securesystemslib; what is read here is strict about everything around that: no duplicate keys, no
+second spelling of the same bytes, no key that is not Ed25519 or that anybody could sign with.
 """
 
 import base64
 import binascii
-import errno
 import json
-import os
-import re
-import stat
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
-from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]  # public, not re-exported
+from securesystemslib.signer import (  # type: ignore[attr-defined]  # public, not re-exported
+    CryptoSigner,
+    Signature,
+    SSlibKey,
+)
 
-from chassis.atomic import write_whole
+from chassis import sshsig
 from chassis.canonical import canonical_json
-from chassis.errors import BadSignature, Damaged, Duplicate, InvalidInput, NotFound, Unavailable
+from chassis.ed25519 import weakness
+from chassis.errors import BadSignature, InvalidInput
+from chassis.operator_keys import (
+    MAX_SIGNATURES,
+    OperatorKey,
+    Trusted,
+    load_key,
+    make_key,
+    public_key,
+    read_plain,
+    trusted_keys,
+)
 
-KEY_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+__all__ = [
+    "MAX_BYTES", "Letter", "OperatorKey", "Sealed", "Trusted", "blank", "load_key", "make_key", "public_key",
+    "read_letter", "read_plain", "seal", "strict_json", "trusted_keys", "unseal",
+]  # fmt: skip
+
 MAX_BYTES = 64 * 1024
-MAX_SIGNATURES = 8
-_KEY_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OperatorKey:
-    """A public key that counts here. `fingerprint` is how people tell keys apart."""
-
-    name: str
-    key: SSlibKey
-
-    @property
-    def keyid(self) -> str:
-        return self.key.keyid
-
-    @property
-    def fingerprint(self) -> str:
-        return f"{self.name} ({self.keyid[:12]})"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trusted:
-    """The keys that count, by key id; `faults` says which files in the folder don't, and why."""
-
-    keys: Mapping[str, OperatorKey]
-    faults: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sealed:
-    """What a trusted key has signed."""
+    """What trusted keys have signed: as many as are required, or more, each named once."""
 
     payload: bytes
-    signer: OperatorKey
+    signers: tuple[OperatorKey, ...]
+
+    @property
+    def signed_by(self) -> str:
+        return ", ".join(each.fingerprint for each in self.signers)
 
 
-def make_key(private: Path, public: Path) -> OperatorKey:
-    """A new key pair. Raises InvalidInput for the name, Duplicate when either file is there, Unavailable."""
-    if not KEY_NAME.fullmatch(private.stem):
-        raise InvalidInput(f"{private.stem!r} is no name for a key: use a-z, 0-9, - and _, at most 40")
-    for path in (private, public):
-        if path.exists() or path.is_symlink():
-            raise Duplicate(f"{path} is there already; nothing was changed, choose another --name")
-    made = Ed25519PrivateKey.generate()
-    pem = made.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    try:
-        private.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        public.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        write_whole(private, pem, mode=0o600)
-        write_whole(
-            public,
-            made.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
-        )
-    except OSError as error:
-        raise Unavailable(f"the key can't be written: {error.strerror} ({error.filename})") from error
-    return OperatorKey(name=public.stem, key=SSlibKey.from_crypto(made.public_key()))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """An envelope as it was read, nothing in it verified. `armored`: OpenSSH signatures of the payload."""
 
+    envelope: Envelope
+    armored: tuple[str, ...] = ()
 
-def load_key(path: Path) -> CryptoSigner:
-    """A private key to sign with. Raises NotFound, Damaged, and Unavailable when others may read the file."""
-    try:
-        pem, mode = read_plain(path, _KEY_BYTES), path.stat().st_mode
-    except FileNotFoundError as error:
-        raise NotFound(f"there is no key {path}; `calyx domain keygen` makes one") from error
-    except OSError as error:
-        raise Unavailable(f"the key {path} can't be read: {error.strerror or error}") from error
-    if stat.S_IMODE(mode) & 0o077:
-        raise Unavailable(f"{path} can be read by others; chmod 600 it, and think of who has read it")
-    try:
-        key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise Damaged(f"{path} is not a private key; restore it, or make another with `calyx domain keygen`") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise Damaged(f"{path} is not an Ed25519 key; make one with `calyx domain keygen`")
-    return CryptoSigner(key)
+    def signed(self, signer: CryptoSigner) -> "Letter":
+        """With this key's signature too."""
+        self.envelope.sign(signer)
+        return self
 
+    def with_ssh(self, armored: Sequence[str]) -> "Letter":
+        """With these OpenSSH signatures too."""
+        return replace(self, armored=tuple(dict.fromkeys((*self.armored, *armored))))
 
-def public_key(path: Path) -> OperatorKey:
-    """The Ed25519 key in a PEM file. Raises OSError, ValueError."""
-    try:
-        public = serialization.load_pem_public_key(read_plain(path, _KEY_BYTES))
-    except UnsupportedAlgorithm as error:
-        raise ValueError(str(error)) from error
-    if not isinstance(public, Ed25519PublicKey):
-        raise ValueError("it is not an Ed25519 key")
-    return OperatorKey(name=path.name.removesuffix(".pub"), key=SSlibKey.from_crypto(public))
-
-
-def trusted_keys(folder: Path) -> Trusted:
-    """Every `*.pub` in the folder that is an Ed25519 key; no folder is no key."""
-    keys: dict[str, OperatorKey] = {}
-    faults: dict[str, str] = {}
-    try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(".pub"))
-    except FileNotFoundError:
-        return Trusted(keys={})
-    except OSError as error:
-        return Trusted(keys={}, faults={folder.name: f"can't be listed: {error.strerror}"})
-    for name in names:
-        try:
-            key = public_key(folder / name)
-            keys.setdefault(key.keyid, key)
-        except (OSError, ValueError) as error:
-            faults[name] = f"not a public key that counts: {getattr(error, 'strerror', None) or error}"
-    return Trusted(keys=keys, faults=faults)
+    def encoded(self) -> bytes:
+        """Canonical JSON and a newline."""
+        beside = {"sshsig": list(self.armored)} if self.armored else {}
+        return canonical_json({**self.envelope.to_dict(), **beside}) + b"\n"
 
 
 def seal(payload: bytes, payload_type: str, signer: CryptoSigner) -> bytes:
     """The payload in a DSSE envelope with one signature, as canonical JSON and a newline."""
-    envelope = Envelope(payload, payload_type, {})
-    envelope.sign(signer)
-    return canonical_json(envelope.to_dict()) + b"\n"
+    return blank(payload, payload_type).signed(signer).encoded()
 
 
-def unseal(raw: bytes, payload_type: str, trusted: Trusted) -> Sealed:
-    """What a trusted key has signed. Raises InvalidInput for what is no envelope, BadSignature for the rest.
+def blank(payload: bytes, payload_type: str) -> Letter:
+    """The payload in an envelope that nobody has signed yet."""
+    return Letter(envelope=Envelope(payload, payload_type, {}))
 
-    Signatures of unknown keys are passed over; one of a known key that does not verify refuses the whole.
+
+def unseal(raw: bytes, payload_type: str, trusted: Trusted, *, namespace: str = "") -> Sealed:
+    """What trusted keys have signed. Raises InvalidInput for what is no envelope, BadSignature for the rest.
+
+    Signatures of unknown and revoked keys are passed over; one of a key that counts but does not verify refuses the
+    whole. `namespace`: OpenSSH signatures count too if they were made for it; empty: there may be none.
     """
-    value = strict_json(raw)
-    envelope = _envelope(value)
+    letter = read_letter(raw)
+    envelope = letter.envelope
     if envelope.payload_type != payload_type:
         raise BadSignature(f"its payload type is {envelope.payload_type[:80]!r}, not {payload_type!r}")
-    if not envelope.signatures:
+    offered = [(each, envelope.pae()) for each in envelope.signatures.values()]
+    offered += [_by_ssh(armored, envelope.payload, namespace) for armored in letter.armored]
+    if not offered:
         raise BadSignature("it is not signed; `calyx domain sign FILE` does that")
-    ours = [trusted.keys[keyid] for keyid in envelope.signatures if keyid in trusted.keys]
-    if not ours:
-        keyid = next(iter(envelope.signatures))
+    if trusted.broken:
+        raise BadSignature(trusted.broken)
+    good: dict[str, OperatorKey] = {}
+    for signature, message in offered:
+        if signature.keyid in trusted.keys:
+            good[signature.keyid] = key = trusted.keys[signature.keyid]
+            _verify(key, signature, message)
+    if why := _too_few(good, [signature.keyid for signature, _ in offered], trusted):
+        raise BadSignature(why)
+    return Sealed(payload=envelope.payload, signers=tuple(good.values()))
+
+
+def _by_ssh(armored: str, payload: bytes, namespace: str) -> tuple[Signature, bytes]:
+    """An OpenSSH signature as ours are, and what it signs. Raises InvalidInput, BadSignature."""
+    found = sshsig.read(armored)
+    if not namespace:
+        raise BadSignature("it has an OpenSSH signature, which does not count here")
+    if found.namespace != namespace:
         raise BadSignature(
-            f"it is signed by a key nobody here knows ({keyid[:12]}); its public half belongs into keys/operators"
+            f"its OpenSSH signature is for {found.namespace[:40]!r}; sign with `ssh-keygen -Y sign -n {namespace}`"
         )
-    for each in ours:
-        try:
-            each.key.verify_signature(envelope.signatures[each.keyid], envelope.pae())
-        except (UnverifiedSignatureError, VerificationError) as error:
-            raise BadSignature(f"the signature of {each.fingerprint} does not fit: it was changed since") from error
-    return Sealed(payload=envelope.payload, signer=ours[0])
+    keyid = SSlibKey.from_crypto(Ed25519PublicKey.from_public_bytes(found.public)).keyid
+    return Signature(keyid, found.signature.hex()), sshsig.signed(payload, namespace, found.hash_name)
 
 
-def _envelope(value: Any) -> Envelope:
-    """Checked field by field first: the library takes more spellings than we sign."""
-    if not isinstance(value, dict) or set(value) != {"payload", "payloadType", "signatures"}:
+def _verify(key: OperatorKey, signature: Signature, message: bytes) -> None:
+    """Raises BadSignature. RFC 8032 lets R be a point of low order; nobody who means well makes such a signature."""
+    try:
+        if weakness(bytes.fromhex(signature.signature)[:32]):
+            raise UnverifiedSignatureError("its R is no point to trust")
+        key.key.verify_signature(signature, message)
+    except (UnverifiedSignatureError, VerificationError) as error:
+        raise BadSignature(f"the signature of {key.fingerprint} does not fit: it was changed since") from error
+
+
+def _too_few(good: Mapping[str, OperatorKey], offered: Sequence[str], trusted: Trusted) -> str:
+    """Why these signatures are not enough; empty when they are."""
+    if len(good) >= trusted.required:
+        return ""
+    gone = ", ".join(trusted.revoked[keyid].fingerprint for keyid in dict.fromkeys(offered) if keyid in trusted.revoked)
+    if good:
+        names = ", ".join(each.fingerprint for each in good.values())
+        lost = f"; the key of {gone} was revoked" if gone else ""
+        return (
+            f"it has {len(good)} of the {trusted.required} signatures that count here ({names}){lost}; "
+            "another operator adds one with `calyx domain sign FILE`"
+        )
+    if gone:
+        return f"it is signed by {gone}, whose key was revoked; have it signed by one that counts"
+    return f"it is signed by a key nobody here knows ({offered[0][:12]}); its public half belongs into keys/operators"
+
+
+def read_letter(raw: bytes) -> Letter:
+    """An envelope, checked field by field first: the library takes more spellings than we sign. Raises InvalidInput."""
+    value = strict_json(raw)
+    needed = {"payload", "payloadType", "signatures"}
+    if not isinstance(value, dict) or not needed <= set(value) <= needed | {"sshsig"}:
         raise InvalidInput(
             "it is not a DSSE envelope: payload, payloadType and signatures; `calyx domain sign` makes one"
         )
-    signatures = value["signatures"]
-    if not isinstance(value["payloadType"], str) or not isinstance(signatures, list):
-        raise InvalidInput("it is not a DSSE envelope: payloadType is text, signatures a list")
-    if len(signatures) > MAX_SIGNATURES:
+    signatures, armored = value["signatures"], value.pop("sshsig", [])
+    if not isinstance(value["payloadType"], str) or not isinstance(signatures, list) or not isinstance(armored, list):
+        raise InvalidInput("it is not a DSSE envelope: payloadType is text, signatures a list, and so is sshsig")
+    if len(signatures) + len(armored) > MAX_SIGNATURES:
         raise InvalidInput(f"it has more than {MAX_SIGNATURES} signatures")
+    if not all(isinstance(each, str) for each in armored):
+        raise InvalidInput("an OpenSSH signature in it is not text")
     for each in signatures:
         if not isinstance(each, dict) or set(each) != {"keyid", "sig"} or not isinstance(each["keyid"], str):
             raise InvalidInput("a signature in it is not keyid and sig")
@@ -192,7 +178,7 @@ def _envelope(value: Any) -> Envelope:
         except (ValueError, binascii.Error) as error:
             raise InvalidInput("its payload or a signature is not plain base64") from error
     try:
-        return Envelope.from_dict(value)
+        return Letter(envelope=Envelope.from_dict(value), armored=tuple(armored))
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidInput("it has two signatures of one key") from error
 
@@ -216,20 +202,3 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(name: str) -> Any:
     raise ValueError(f"{name} is no number")
-
-
-def read_plain(path: Path, limit: int) -> bytes:
-    """A regular file of at most `limit` bytes, no link. Raises OSError; FileNotFoundError where there is none."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise OSError(f"{path.name} is a link") from error
-        raise
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(f"{path.name} is not a plain file")
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise OSError(f"{path.name} is larger than {limit} bytes")
-    return data

@@ -226,7 +226,7 @@ def test_signatures_of_strangers_beside_a_good_one_change_nothing_and_a_bad_one_
     envelope["signatures"].insert(0, stranger["signatures"][0])
     trusted = trusted_keys(office.layout.operator_keys)
     kind = envelope["payloadType"]
-    assert unseal(json.dumps(envelope).encode(), kind, trusted).signer.name == "alice"
+    assert unseal(json.dumps(envelope).encode(), kind, trusted).signers[0].name == "alice"
     envelope["signatures"].append({"keyid": other.public_key.keyid, "sig": base64.b64encode(b"x" * 64).decode()})
     with pytest.raises(BadSignature, match="bob"):
         unseal(json.dumps(envelope).encode(), kind, trusted)
