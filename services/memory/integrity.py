@@ -14,7 +14,6 @@ from chassis.audit import Audit
 from chassis.clock import Clock, iso
 from chassis.errors import CalyxError
 from services.memory.backup import check_backups, set_aside
-from services.memory.commits import REDO_MARK
 from services.memory.damage import Damage, Kind, shortened
 from services.memory.frames import WalIndex, check_wal
 from services.memory.pages import Pages
@@ -108,8 +107,7 @@ class Integrity:
             )
             found.damages[:0] = [*log_fault, *first]
             if store.redo is not None and not first:
-                mark = connection.execute(SQL["get_meta"], (REDO_MARK,)).fetchone()
-                found.damages += check_redo(connection, store.redo, int(mark[0]) if mark else 0)
+                found.damages += check_redo(connection, store.redo)
         backups, damaged = check_backups(self.backups)
         found.damages += damaged
         return found, backups

@@ -138,7 +138,7 @@ def _build(
         built.took(_take_backup(target, chosen, stage))
         built.backup, built.from_backup = chosen.name, built.taken
     _unpacked(built, folder / FILE, stage, held_open)
-    built.taken += _replay(target, redo)
+    _replay(built, redo)
     if stage.exists():
         take_unsealed(target, stage)
     others = [
@@ -149,7 +149,7 @@ def _build(
         if path.name.endswith(".sha256") or not _missing(built):
             continue
         _unpacked(built, path, stage, None)
-        built.taken += _replay(target, redo)
+        _replay(built, redo)
     return built
 
 
@@ -181,14 +181,15 @@ def _unpacked(built: _Build, path: Path, stage: Path, held_open: list[Pages] | N
             break
 
 
-def _replay(target: Path, redo: RedoLog | None) -> int:
+def _replay(built: _Build, redo: RedoLog | None) -> None:
+    _drop_halves(built)
     if redo is None:
-        return 0
-    store = Store(target, durable=False)
+        return
+    store = Store(built.target, durable=False)
     try:
         before = store.count()
         store.replay(redo.read())
-        return store.count() - before
+        built.taken += store.count() - before
     finally:
         store.close()
 
@@ -212,9 +213,6 @@ def _gaps(connection: sqlite3.Connection, built: _Build, table: str) -> list[int
 def _close(built: _Build, unseal: Unseal | None) -> tuple[str, ...]:
     """Say what is lost, in the new file too; keep roots that still fit and mark the days of the others."""
     with closing(sqlite3.connect(built.target, isolation_level=None)) as connection:
-        for seq, name in connection.execute(SQL["events_without_outcome"]).fetchall():
-            built.named[seq] = name
-            _remove(connection, seq)
         missing, outcomes = (_gaps(connection, built, table) for table in ("event", "outcome"))
         if missing or outcomes:
             runs = {
@@ -243,14 +241,24 @@ def _close(built: _Build, unseal: Unseal | None) -> tuple[str, ...]:
     return tuple(listed)
 
 
-def _remove(connection: sqlite3.Connection, seq: int) -> None:
-    """An event whose outcome no copy holds says nothing any more; it is listed, and lies in what was set aside."""
-    (trigger,) = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'event_stays'").fetchone()
-    connection.executescript("BEGIN; DROP TRIGGER event_stays;")
-    for table in ("context", "confidence", "event"):
-        connection.execute(SQL[f"remove_{table}"], (seq,))
-    connection.execute(trigger)
-    connection.execute("COMMIT")
+def _drop_halves(built: _Build) -> None:
+    """An event whose outcome does not hold here may still be whole elsewhere; if not, it is listed as lost."""
+    with closing(sqlite3.connect(built.target, isolation_level=None)) as connection:
+        halves = connection.execute(SQL["events_without_outcome"]).fetchall()
+        if not halves:
+            return
+        triggers = connection.execute(SQL["triggers_against_deleting"]).fetchall()
+        connection.execute("BEGIN")
+        for name, _ in triggers:
+            connection.execute(f"DROP TRIGGER {name}")
+        for seq, name in halves:
+            built.named[seq] = name
+            for table in ("outcome", "context", "confidence", "event"):
+                connection.execute(SQL[f"remove_{table}"], (seq,))
+        for _, trigger in triggers:
+            connection.execute(trigger)
+        connection.execute("COMMIT")
+        built.taken -= len(halves)
 
 
 def _check(path: Path) -> None:

@@ -69,6 +69,9 @@ INSERT OR IGNORE INTO main.meta SELECT key, value FROM source.meta WHERE key <> 
 -- name: events_without_outcome
 SELECT seq, id FROM event WHERE NOT EXISTS (SELECT 1 FROM outcome WHERE event = event.seq AND amendment_id IS NULL);
 
+-- name: triggers_against_deleting
+SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND name IN ('event_stays', 'outcome_stays');
+
 -- name: all_sealed_events
 SELECT seq FROM sealed_event;
 

@@ -139,7 +139,7 @@ def _seconds(times: Sequence[bytes]) -> NDArray[np.float64]:
         try:
             moments = np.array(times, dtype=f"S{_ISO_CHARS - 1}").astype("datetime64[us]")  # without the Z
             return np.where(np.isnat(moments), np.nan, moments.astype(np.int64) / 1e6)
-        except ValueError:
+        except (ValueError, UserWarning):  # numpy warns of what looks like a zone
             pass  # one of them is damaged
     return np.array([_second(each) for each in times], dtype=np.float64)
 

@@ -13,6 +13,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from services.memory.commits import REDO_MARK
 from services.memory.damage import Damage, Kind
 from services.memory.hashing import Numbers, check_events, check_outcomes, spans, vectors
 from services.memory.index import VectorIndex
@@ -246,9 +247,16 @@ def check_self_queries(
     return damages
 
 
-def check_redo(connection: sqlite3.Connection, redo: RedoLog, mark: int) -> list[Damage]:
-    """Entries that don't hold, and what they promise up to `mark` that the store does not have as they say."""
-    damages = []
+def check_redo(connection: sqlite3.Connection, redo: RedoLog) -> list[Damage]:
+    """Entries that don't hold, and what those that the store has taken up promise and it does not have as they say."""
+    damages: list[Damage] = []
+    with _read(damages):
+        row = connection.execute(SQL["get_meta"], (REDO_MARK,)).fetchone()
+        _compare(connection, redo, int(row[0]) if row else 0, damages)
+    return damages
+
+
+def _compare(connection: sqlite3.Connection, redo: RedoLog, mark: int, damages: list[Damage]) -> None:
     for entry in redo.read():
         if isinstance(entry, Spoilt):
             numbers = f"entry {entry.first}" if entry.first == entry.last else f"entries {entry.first} to {entry.last}"
@@ -273,4 +281,3 @@ def check_redo(connection: sqlite3.Connection, redo: RedoLog, mark: int) -> list
             if connection.execute(SQL[f"{kind}_again"], row).fetchone() is None:
                 why = "it is not as it was acknowledged"
                 damages.append(Damage(what=f"{kind} row {body['seq']} of {body['id']}", why=why, kind=Kind.GONE))
-    return damages
