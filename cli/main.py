@@ -40,6 +40,7 @@ NOUNS: Mapping[str, tuple[str, ...]] = {
     "tasks": ("task", "inbox", "undo"),
     "ladder": ("ladder",),
     "domains": ("domain",),
+    "policy": ("policy",),
     "agents": ("agent",),
     "memory": ("recall", "memory"),
     "resources": ("capacity", "governor"),

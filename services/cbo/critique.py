@@ -13,6 +13,7 @@ from chassis.canonical import Json
 from chassis.clock import iso, parse_iso
 from chassis.domains import DomainManifest, Limits
 from chassis.errors import CalyxError, NotFound, Refused
+from chassis.layout import SERVICES
 from services.cbo import tes
 from services.cbo.autonomy_evaluator import Entry
 from services.cbo.bridge import Bridge
@@ -263,19 +264,49 @@ class Critic:
                     self._bridge.store.answer_task(older, "expired", f"superseded by {task.id}")
 
     def violations(self, ended: Sequence[Task]) -> list[str]:
-        """Effects outside the domain's declared and allowed paths: executed violations; the audit log keeps them."""
+        """Effects outside what the manifest, the consents and the policy allowed when the task was sent, or of a
+        rehearsal: executed violations. Each is on record and becomes a critical incident."""
         self._bridge.consents.notice()
         found: list[str] = []
         for task in ended:
-            manifest = self._bridge.domains.get(task.domain)
-            if manifest is None or task.ack is None or task.undo_of or not task.has_effects:
+            outside, why = self._outside(task)
+            if not outside:
                 continue
-            roots = roots_of(manifest, str(self._bridge.layout.root))
-            outside = outside_of(targets_of(task.ack), (*roots, *self._bridge.consents.inside(task)))
-            if outside:
-                self._bridge.audit.write("policy.violation", task=task.id, domain=task.domain, targets=outside[:10])
-                found.append(task.id)
+            symptom = f"{task.owner} changed {outside[0]} in {task.domain} ({task.id}): {why}"
+            target = task.owner if task.owner in SERVICES else "station"
+            with self._bridge.store.transaction():
+                self._bridge.store.set_fact(f"violation:{task.id}", json.dumps([target, symptom]))
+            self._bridge.audit.write(
+                "policy.violation", task=task.id, domain=task.domain, targets=outside[:10], why=why, rule=rule_of(task)
+            )
+            found.append(task.id)
         return found
+
+    def _outside(self, task: Task) -> tuple[list[str], str]:
+        """What a task changed beyond its right, and which right it went beyond."""
+        manifest = self._bridge.domains.get(task.domain)
+        if manifest is None or task.ack is None or task.undo_of or task.dispatched_at is None:
+            return [], ""
+        targets = targets_of(task.ack)
+        if task.rehearsal:
+            return list(targets), "a rehearsal changes nothing"
+        roots = roots_of(manifest, str(self._bridge.layout.root))
+        if outside := outside_of(targets, (*roots, *self._bridge.consents.inside(task))):
+            return outside, "no manifest and no consent allowed it"
+        within = next((each.get("within") for each in task.gates if each["gate"] == "policy"), None)
+        if within and (outside := outside_of([os.path.realpath(each) for each in targets], within)):
+            return outside, "the policy kept it to other folders"
+        return [], ""
+
+    def alarm(self) -> None:
+        """Tell the guardian of every executed violation; kept until it answers."""
+        for name, told in self._bridge.store.rows("facts_like", "violation:"):
+            try:
+                self._bridge.peers.guardian.report(*json.loads(told))
+            except CalyxError as error:
+                log.error("a violation is not an incident yet, tried again in the next pulse", why=error.message)
+                return
+            self._bridge.store.run("fact_drop", name)
 
     def remember(self, judged: Sequence[Judged], pulse_id: str, now: datetime) -> list[str]:
         """Record what was learned, by ids that make a repeat harmless; what memory can't take now waits."""
@@ -324,6 +355,11 @@ class Critic:
                 log.warning("memory not told, tried again in the next pulse", key=name, why=error.message)
                 return
             self._bridge.store.run("fact_drop", name)
+
+
+def rule_of(task: Task) -> str:
+    """Why the policy let it go, as its gate said."""
+    return next((str(each["reason"]) for each in task.gates if each["gate"] == "policy"), "")
 
 
 def _worth_remembering(task: Task) -> bool:

@@ -14,7 +14,7 @@ from chassis.clock import iso
 from chassis.domains import DomainManifest, Level
 from chassis.errors import CalyxError, Duplicate, InvalidInput, ResourceExhausted, Unavailable
 from chassis.exchange.manifest import Manifest
-from chassis.policy import DAY, Request, RuleSet, placed
+from chassis.policy import DAY, Request, RuleSet, Used, placed
 from services.cbo.bridge import Bridge
 from services.cbo.gate_log import Admission, Asked, Entry, Tally, Terms, answer, answers_of
 from services.cbo.gates import Gated, Use, careful, gone
@@ -52,6 +52,15 @@ class Dispatcher:
             self._effects.clear()
             self._in_pulse = True
 
+    def used(self) -> dict[str, Used]:
+        """By rule name, as of now, for rules with a budget."""
+        rules, now, pulse = self._bridge.policy_file.rules(), self._bridge.clock.now(), self._pulse()
+        with self._lock:
+            return self._tally.used(rules.rules, pulse, now)
+
+    def _pulse(self) -> int:
+        return int(self._bridge.store.value("SELECT coalesce(max(number), 0) FROM pulse"))
+
     def keep_log(self) -> None:
         """Write what the gates were asked since the pulse began, in the transaction that keeps its plan."""
         with self._lock:
@@ -76,7 +85,7 @@ class Dispatcher:
         """Ask every gate; the task comes back at the level it may run at now. A `go` takes its share of the budget."""
         bridge = self._bridge
         now, rules = bridge.clock.now(), bridge.policy_file.rules()
-        pulse = int(bridge.store.value("SELECT coalesce(max(number), 0) FROM pulse"))
+        pulse = self._pulse()
         manifest = bridge.domains.get(task.domain)
         if manifest is None:
             gated = gone(task.domain)
@@ -84,7 +93,7 @@ class Dispatcher:
                 self._note(_entry(now, pulse, task, rules, None, None, gated, ""))
             return replace(task, gates=tuple(answer.to_json() for answer in gated.answers)), gated
         standing, most = bridge.ladder.standing(task.domain), bridge.ladder.terms(task.domain).max_level
-        level = task.level if task.approval else min(task.level, standing.level, most)
+        level = min(task.level, standing.level, most)
         unconfirmed = bridge.consents.unconfirmed(task.domain)
         if not task.approval:
             level = careful(level, unconfirmed)
@@ -115,7 +124,7 @@ class Dispatcher:
         with self._lock:
             use = replace(asked.use, this_pulse=self._sent[task.domain], effects_this_pulse=self._effects[task.domain])
             asked = replace(asked, use=use)
-            used = self._tally.used(rules, task.domain, pulse, now)
+            used = self._tally.used(rules.about(task.domain), pulse, now)
             gated, rule = answer(asked, rules, now, used, admit)
             if gated.verdict == "go":
                 self._sent[task.domain] += 1

@@ -6,7 +6,7 @@ same one, so that both count alike.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Self
@@ -15,7 +15,7 @@ from chassis.canonical import Json
 from chassis.clock import iso, parse_iso
 from chassis.domains import Level
 from chassis.errors import Unavailable
-from chassis.policy import DAY, Does, Request, RuleSet, Used, decide
+from chassis.policy import DAY, Does, Request, Rule, RuleSet, Used, decide
 from services.cbo.gates import Declared, Gated, Question, Use, evaluate
 from services.cbo.policy import Ruling, both
 
@@ -216,10 +216,10 @@ class Tally:
             passed.append((at, pulse, task))
             self._rule_of[task] = (rule, at)
 
-    def used(self, rules: RuleSet, domain: str, pulse: int, now: datetime) -> dict[str, Used]:
-        """By rule name, for the rules about this domain that have a budget."""
+    def used(self, rules: Iterable[Rule], pulse: int, now: datetime) -> dict[str, Used]:
+        """By rule name, for those of the rules that have a budget."""
         found = {}
-        for rule in rules.about(domain):
+        for rule in rules:
             if rule.per_pulse is None and rule.per_day is None:
                 continue
             passed = self._passed.get(rule.name)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from chassis.canonical import Json
 from chassis.clock import iso
 from chassis.errors import Damaged
+from chassis.policy import DAY
 from services.cbo.autonomy_evaluator import Standing
 from services.cbo.gate_log import Entry
 from services.cbo.ladder_log import Taken
@@ -40,6 +41,11 @@ def hand_over(store: Store) -> Json:
     return {"after": after, "entries": entries}
 
 
+def forget(store: Store, before: datetime) -> None:
+    """Let go of questions older than that which the pulse records hold."""
+    store.run("gate_entries_forget", iso(before), int(store.fact(RECORDED) or 0))
+
+
 def end_of(state: str, *, scored: bool, worked: bool, tes: float | None, stability: float | None) -> End:
     """In one word."""
     if state == "undone":
@@ -59,23 +65,26 @@ def end_of(state: str, *, scored: bool, worked: bool, tes: float | None, stabili
     return "well" if stability == 1.0 else "badly"
 
 
-def from_store(store: Store, since: datetime, ladder_after: int, standings: Mapping[str, Standing]) -> History:
-    """Since then. `standings` are those after the ladder's entry `ladder_after`."""
+def from_store(
+    store: Store, since: datetime, ladder_after: int = 0, standings: Mapping[str, Standing] | None = None
+) -> History:
+    """Since a day before then: budgets look back as far. `standings` are those after entry `ladder_after`."""
+    begin = iso(since - DAY)
     regressed = {row["task_id"] for row in store.rows("regressed")}
     ends: dict[str, End] = {}
-    for row in store.rows("gate_entry_ends", iso(since)):
+    for row in store.rows("gate_entry_ends", begin):
         ends[row["id"]] = "badly" if row["id"] in regressed and row["state"] != "undone" else end_of(
             row["state"], scored=bool(row["scored"]), worked=bool(row["worked"]), tes=row["tes"],
             stability=row["stability"],
         )  # fmt: skip
     return History(
-        entries=(Entry.from_json(json.loads(row["entry"])) for row in store.rows("gate_entries_since", iso(since))),
+        entries=(Entry.from_json(json.loads(row["entry"])) for row in store.rows("gate_entries_since", begin)),
         ends=ends,
         ladder=(
             (int(row["number"]), Taken.from_json(json.loads(row["entry"])))
             for row in store.rows("ladder_entries_numbered", ladder_after)
         ),
-        standings=standings,
+        standings={} if standings is None else standings,
     )
 
 

@@ -23,9 +23,10 @@ class Taken:
     start_level: Level
     void: str = ""
 
-    def after(self, before: Standing | None) -> Standing:
-        """The standing with this entry in it; None before the first."""
-        return step(before or begin(self.start_level), self.entry, Terms(max_level=self.max_level, void=self.void))
+    def after(self, before: Standing | None, **changed: Any) -> Standing:
+        """The standing with this entry in it; None before the first. `changed`: terms other than the station's."""
+        terms = Terms(max_level=self.max_level, void=self.void, **changed)
+        return step(before or begin(self.start_level), self.entry, terms)
 
     def to_json(self) -> dict[str, Any]:
         forced = self.entry.forced

@@ -22,7 +22,8 @@ from chassis.ids import Ids
 from chassis.killswitch import KillSwitch
 from chassis.layout import Layout
 from chassis.periodic import Periodic
-from services.cbo import record
+from chassis.policy import DAY, Used
+from services.cbo import history, record
 from services.cbo.agents import Registry
 from services.cbo.bridge import Beliefs, Bridge, Options, no_fault
 from services.cbo.consents import Consents
@@ -290,6 +291,7 @@ class Overseer:
         with bridge.store.transaction():
             for row in old:
                 bridge.store.run("pulse_forget", row["number"])
+            history.forget(bridge.store, min(parse_iso(old[-1]["started_at"]), bridge.clock.now() - 2 * DAY))
 
     # questions
 
@@ -322,6 +324,10 @@ class Overseer:
         except ValueError as error:
             raise Damaged(f"the record of {pulse_id} in {machine} is damaged; it stays as it is") from error
         return json.loads(rows[0]["summary"]), text, page
+
+    def rules_used(self) -> Mapping[str, Used]:
+        """How many tasks each rule with a budget has let through, by its name."""
+        return self._dispatcher.used()
 
     def kpis(self) -> tuple[Kpi, ...]:
         return self._meter.kpis()

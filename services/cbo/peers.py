@@ -142,6 +142,11 @@ class GuardianPeer:
         answer = self._stub.ListIncidents(request, timeout=READ_SECONDS)
         return tuple(_incident(each) for each in answer.incidents)
 
+    def report(self, target: str, symptom: str) -> None:
+        critical = {"class": guardian_pb2.INCIDENT_CLASS_CRITICAL}
+        request = guardian_pb2.ReportIncidentRequest(target=target, symptom=symptom, **critical)
+        self._stub.ReportIncident(request, timeout=SHORT_SECONDS)
+
 
 def _slot(state: str) -> Literal["up", "down", "unknown", "maintenance"]:
     known = state in ("up", "down", "unknown", "maintenance")

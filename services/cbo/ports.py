@@ -96,6 +96,9 @@ class Incident:
 class Guardian(Protocol):
     def health(self, slots_since: datetime) -> Health: ...
     def incidents(self, since: datetime) -> tuple[Incident, ...]: ...
+    def report(self, target: str, symptom: str) -> None:
+        """A critical incident; the same target's open one is reused."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -295,6 +295,7 @@ class Steps:
         found.verified = self._critic.verify(pulse.started_at)
         judged = [each for each in found.judged if not each.waiting]
         self._critic.violations([each.task for each in judged])
+        self._critic.alarm()
         self._bridge.consents.confirm(
             [each.task for each in judged if each.probed is None or each.probed.verdict != "refuted"]
         )

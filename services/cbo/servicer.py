@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from calyx.cbo.v1 import cbo_pb2 as pb
 from calyx.cbo.v1 import cbo_pb2_grpc
 
-from chassis.canonical import Json
+from chassis.canonical import Json, canonical_json
 from chassis.errors import InvalidInput
 from chassis.executor import Executor
 from chassis.rpc.auth import caller
@@ -16,8 +17,10 @@ from services.cbo.kpis import WINDOW
 from services.cbo.ladder import Rung
 from services.cbo.obstacle import RUNS, obstacle
 from services.cbo.overseer import Overseer
+from services.cbo.policy_desk import tried
 from services.cbo.tasks import Task
 
+MONTH = timedelta(days=30)
 FULL_NAME = "calyx.cbo.v1.CboService"
 
 _PEOPLE = frozenset({"operator", "dashboard"})
@@ -42,6 +45,8 @@ ALLOW: Mapping[str, frozenset[str]] = {
     "InviteAgent": frozenset({"operator"}),
     "RevokeAgent": frozenset({"operator"}),
     "ListAgents": _PEOPLE,
+    "GetPolicy": _PEOPLE,
+    "TryPolicy": _PEOPLE,
 }
 
 T = TypeVar("T")
@@ -207,6 +212,17 @@ class CboServicer(cbo_pb2_grpc.CboServiceServicer):
         return pb.GetKpisResponse(
             window_seconds=WINDOW.total_seconds(), kpis=[wire.kpi_to_wire(each, now) for each in found]
         )
+
+    async def GetPolicy(self, request: pb.GetPolicyRequest, context: Any) -> pb.GetPolicyResponse:
+        used = self._overseer.rules_used
+        return await self._executor.run(
+            lambda: wire.policy_to_wire(self._overseer.bridge.policy_file.in_force(), used())
+        )
+
+    async def TryPolicy(self, request: pb.TryPolicyRequest, context: Any) -> pb.TryPolicyResponse:
+        last = request.last.ToTimedelta() if request.HasField("last") else MONTH
+        made = await self._executor.run(tried, self._overseer, request.text, last, dict(request.terms))
+        return pb.TryPolicyResponse(result_json=canonical_json(made.result).decode(), words=made.words)
 
     async def GetStation(self, request: pb.GetStationRequest, context: Any) -> pb.GetStationResponse:
         return await self._executor.run(self._station)

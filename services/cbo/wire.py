@@ -1,6 +1,7 @@
 """Between the CBO's values and its messages."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from calyx.cbo.v1 import cbo_pb2 as pb
@@ -11,6 +12,7 @@ from chassis.canonical import Json
 from chassis.clock import parse_iso
 from chassis.domains import Level
 from chassis.errors import InvalidInput
+from chassis.policy import NONE_YET, Rule, Used
 from chassis.rpc.figures import figure_ok, figure_unknown
 from services.cbo.admissions import Listed
 from services.cbo.agents import Agent
@@ -18,6 +20,7 @@ from services.cbo.desk import Undone
 from services.cbo.kpis import Kpi
 from services.cbo.ladder import Rung
 from services.cbo.objectives import Objective, Schedule
+from services.cbo.policy_file import InForce
 from services.cbo.rows import Row
 from services.cbo.tasks import Task
 
@@ -91,6 +94,26 @@ def summary_to_wire(summary: Json, now: datetime) -> pb.PulseSummary:
         incidents=summary["incidents"],
         mood=summary["mood"],
     )
+
+
+def policy_to_wire(found: InForce, used: Mapping[str, Used]) -> pb.GetPolicyResponse:
+    return pb.GetPolicyResponse(
+        source=found.source,
+        digest=found.rules.digest,
+        text=found.text,
+        fault=found.rules.fault,
+        refused=found.refused,
+        since=stamp(found.since),
+        rules=[_rule(each, used.get(each.name, NONE_YET)) for each in found.rules.rules],
+    )
+
+
+def _rule(rule: Rule, used: Used) -> pb.PolicyRule:
+    counts = rule.per_pulse is not None or rule.per_day is not None
+    return pb.PolicyRule(
+        number=rule.number, line=rule.line, name=rule.name, allow=rule.allow,
+        used_pulse=used.pulse if counts else None, used_day=used.day if counts else None,
+    )  # fmt: skip
 
 
 def task_to_wire(task: Task, verifications: list[Row], undo: tuple[bool, str]) -> pb.Task:

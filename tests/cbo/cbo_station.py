@@ -79,6 +79,11 @@ class FakeGuardian(Silence):
         self.found: list[Incident] = []
         self.slots: dict[datetime, Any] = {}
         self.slots_from: datetime | None = None
+        self.reported: list[tuple[str, str]] = []
+
+    def report(self, target: str, symptom: str) -> None:
+        self._answer()
+        self.reported.append((target, symptom))
 
     def health(self, slots_since: datetime) -> Health:
         self._answer()

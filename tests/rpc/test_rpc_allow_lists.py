@@ -55,6 +55,8 @@ DECIDED: Mapping[str, Mapping[str, str]] = {
         "InviteAgent": "o",
         "RevokeAgent": "o",
         "ListAgents": "do",
+        "GetPolicy": "do",
+        "TryPolicy": "do",
     },
     "dashboard": {"GetOverview": "ocu", "ExportDiagnostics": "o", "IssueLoginLink": "o"},
     "governor": {

@@ -241,3 +241,7 @@ WHERE id IN (SELECT task FROM gate_entry WHERE at >= ?);
 SELECT DISTINCT task_id FROM verification WHERE verdict = 'regressed';
 -- name: ladder_entries_numbered
 SELECT number, entry FROM ladder_entry WHERE number > ? ORDER BY number;
+-- name: pulse_before
+SELECT id FROM pulse WHERE started_at < ? AND status = 'complete' ORDER BY number DESC LIMIT 1 OFFSET 1;
+-- name: gate_entry_first
+SELECT at FROM gate_entry ORDER BY number LIMIT 1;

@@ -1919,6 +1919,204 @@ class GetKpisResponse(_message.Message):
 Global___GetKpisResponse: _TypeAlias = GetKpisResponse  # noqa: Y015
 
 @_typing.final
+class GetPolicyRequest(_message.Message):
+    """The policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPolicyRequest: _TypeAlias = GetPolicyRequest  # noqa: Y015
+
+@_typing.final
+class PolicyRule(_message.Message):
+    """One rule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ALLOW_FIELD_NUMBER: _builtins.int
+    USED_PULSE_FIELD_NUMBER: _builtins.int
+    USED_DAY_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """From 1, as they are read."""
+    line: _builtins.int
+    """Where it begins in the file."""
+    name: _builtins.str
+    """Its name."""
+    allow: _builtins.bool
+    """Else it denies."""
+    used_pulse: _builtins.int
+    """How many tasks it let through in this pulse and in the last 24 h; unset where it has no budget."""
+    used_day: _builtins.int
+    """See above."""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        line: _builtins.int = ...,
+        name: _builtins.str = ...,
+        allow: _builtins.bool = ...,
+        used_pulse: _builtins.int | None = ...,
+        used_day: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_used_day", b"_used_day", "_used_pulse", b"_used_pulse", "used_day", b"used_day", "used_pulse", b"used_pulse"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_used_day", b"_used_day", "_used_pulse", b"_used_pulse", "allow", b"allow", "line", b"line", "name", b"name", "number", b"number", "used_day", b"used_day", "used_pulse", b"used_pulse"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__used_day: _TypeAlias = _typing.Literal["used_day"]  # noqa: Y015
+    _WhichOneofArgType__used_day: _TypeAlias = _typing.Literal["_used_day", b"_used_day"]  # noqa: Y015
+    _WhichOneofReturnType__used_pulse: _TypeAlias = _typing.Literal["used_pulse"]  # noqa: Y015
+    _WhichOneofArgType__used_pulse: _TypeAlias = _typing.Literal["_used_pulse", b"_used_pulse"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__used_day) -> _WhichOneofReturnType__used_day | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__used_pulse) -> _WhichOneofReturnType__used_pulse | None: ...
+
+Global___PolicyRule: _TypeAlias = PolicyRule  # noqa: Y015
+
+@_typing.final
+class GetPolicyResponse(_message.Message):
+    """What counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    FAULT_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """The file, or the shipped policy."""
+    digest: _builtins.str
+    """sha256 of the file."""
+    text: _builtins.str
+    """As it is written."""
+    fault: _builtins.str
+    """Why nothing at all may act; empty when the rules count."""
+    refused: _builtins.str
+    """Why a newer version of the file does not count; empty if there is none."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Since when it counts."""
+
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyRule]:
+        """In the order in which they are read."""
+
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        text: _builtins.str = ...,
+        fault: _builtins.str = ...,
+        refused: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        rules: _abc.Iterable[Global___PolicyRule] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "fault", b"fault", "refused", b"refused", "rules", b"rules", "since", b"since", "source", b"source", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPolicyResponse: _TypeAlias = GetPolicyResponse  # noqa: Y015
+
+@_typing.final
+class TryPolicyRequest(_message.Message):
+    """A draft."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TermsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """policy.yaml as it would be; empty: the one that counts."""
+    @_builtins.property
+    def last(self) -> _duration_pb2.Duration:
+        """How far back; unset: 30 days."""
+
+    @_builtins.property
+    def terms(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Ladder terms that would be others, by name."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        last: _duration_pb2.Duration | None = ...,
+        terms: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last", b"last"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "terms", b"terms", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TryPolicyRequest: _TypeAlias = TryPolicyRequest  # noqa: Y015
+
+@_typing.final
+class TryPolicyResponse(_message.Message):
+    """What would have changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_JSON_FIELD_NUMBER: _builtins.int
+    WORDS_FIELD_NUMBER: _builtins.int
+    result_json: _builtins.str
+    """The whole finding, canonical JSON."""
+    @_builtins.property
+    def words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """In words, the most important first."""
+
+    def __init__(
+        self,
+        *,
+        result_json: _builtins.str = ...,
+        words: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["result_json", b"result_json", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TryPolicyResponse: _TypeAlias = TryPolicyResponse  # noqa: Y015
+
+@_typing.final
 class GetStationRequest(_message.Message):
     """Who are you?"""
 

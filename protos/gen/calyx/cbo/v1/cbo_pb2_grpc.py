@@ -155,6 +155,16 @@ class CboServiceStub:
                 request_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.GetKpisRequest.SerializeToString,
                 response_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.GetKpisResponse.FromString,
                 _registered_method=True)
+        self.GetPolicy = channel.unary_unary(
+                '/calyx.cbo.v1.CboService/GetPolicy',
+                request_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.GetPolicyRequest.SerializeToString,
+                response_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.GetPolicyResponse.FromString,
+                _registered_method=True)
+        self.TryPolicy = channel.unary_unary(
+                '/calyx.cbo.v1.CboService/TryPolicy',
+                request_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.TryPolicyRequest.SerializeToString,
+                response_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.TryPolicyResponse.FromString,
+                _registered_method=True)
         self.GetStation = channel.unary_unary(
                 '/calyx.cbo.v1.CboService/GetStation',
                 request_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.GetStationRequest.SerializeToString,
@@ -334,6 +344,20 @@ class CboServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPolicy(self, request, context):
+        """The rules that count now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TryPolicy(self, request, context):
+        """What a draft, or other ladder terms, would have made of the past. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStation(self, request, context):
         """Identity, mode, kill switch, last pulse.
         """
@@ -463,6 +487,16 @@ def add_CboServiceServicer_to_server(servicer, server):
                     servicer.GetKpis,
                     request_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.GetKpisRequest.FromString,
                     response_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.GetKpisResponse.SerializeToString,
+            ),
+            'GetPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPolicy,
+                    request_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.GetPolicyRequest.FromString,
+                    response_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.GetPolicyResponse.SerializeToString,
+            ),
+            'TryPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.TryPolicy,
+                    request_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.TryPolicyRequest.FromString,
+                    response_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.TryPolicyResponse.SerializeToString,
             ),
             'GetStation': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStation,
@@ -1119,6 +1153,60 @@ class CboService:
             '/calyx.cbo.v1.CboService/GetKpis',
             calyx_dot_cbo_dot_v1_dot_cbo__pb2.GetKpisRequest.SerializeToString,
             calyx_dot_cbo_dot_v1_dot_cbo__pb2.GetKpisResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/calyx.cbo.v1.CboService/GetPolicy',
+            calyx_dot_cbo_dot_v1_dot_cbo__pb2.GetPolicyRequest.SerializeToString,
+            calyx_dot_cbo_dot_v1_dot_cbo__pb2.GetPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TryPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/calyx.cbo.v1.CboService/TryPolicy',
+            calyx_dot_cbo_dot_v1_dot_cbo__pb2.TryPolicyRequest.SerializeToString,
+            calyx_dot_cbo_dot_v1_dot_cbo__pb2.TryPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

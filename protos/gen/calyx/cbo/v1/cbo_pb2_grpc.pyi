@@ -81,6 +81,10 @@ class CboServiceStub:
     """Engage or release it."""
     GetKpis: _grpc.UnaryUnaryMultiCallable[_cbo_pb2.GetKpisRequest, _cbo_pb2.GetKpisResponse]
     """The five KPIs with coverage and verdict."""
+    GetPolicy: _grpc.UnaryUnaryMultiCallable[_cbo_pb2.GetPolicyRequest, _cbo_pb2.GetPolicyResponse]
+    """The rules that count now."""
+    TryPolicy: _grpc.UnaryUnaryMultiCallable[_cbo_pb2.TryPolicyRequest, _cbo_pb2.TryPolicyResponse]
+    """What a draft, or other ladder terms, would have made of the past. Changes nothing."""
     GetStation: _grpc.UnaryUnaryMultiCallable[_cbo_pb2.GetStationRequest, _cbo_pb2.GetStationResponse]
     """Identity, mode, kill switch, last pulse."""
 
@@ -137,6 +141,10 @@ class CboServiceAsyncStub(CboServiceStub):
     """Engage or release it."""
     GetKpis: _aio.UnaryUnaryMultiCallable[_cbo_pb2.GetKpisRequest, _cbo_pb2.GetKpisResponse]  # type: ignore[assignment]
     """The five KPIs with coverage and verdict."""
+    GetPolicy: _aio.UnaryUnaryMultiCallable[_cbo_pb2.GetPolicyRequest, _cbo_pb2.GetPolicyResponse]  # type: ignore[assignment]
+    """The rules that count now."""
+    TryPolicy: _aio.UnaryUnaryMultiCallable[_cbo_pb2.TryPolicyRequest, _cbo_pb2.TryPolicyResponse]  # type: ignore[assignment]
+    """What a draft, or other ladder terms, would have made of the past. Changes nothing."""
     GetStation: _aio.UnaryUnaryMultiCallable[_cbo_pb2.GetStationRequest, _cbo_pb2.GetStationResponse]  # type: ignore[assignment]
     """Identity, mode, kill switch, last pulse."""
 
@@ -334,6 +342,22 @@ class CboServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cbo_pb2.GetKpisResponse, _abc.Awaitable[_cbo_pb2.GetKpisResponse]]:
         """The five KPIs with coverage and verdict."""
+
+    @_abc_1.abstractmethod
+    def GetPolicy(
+        self,
+        request: _cbo_pb2.GetPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cbo_pb2.GetPolicyResponse, _abc.Awaitable[_cbo_pb2.GetPolicyResponse]]:
+        """The rules that count now."""
+
+    @_abc_1.abstractmethod
+    def TryPolicy(
+        self,
+        request: _cbo_pb2.TryPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cbo_pb2.TryPolicyResponse, _abc.Awaitable[_cbo_pb2.TryPolicyResponse]]:
+        """What a draft, or other ladder terms, would have made of the past. Changes nothing."""
 
     @_abc_1.abstractmethod
     def GetStation(
