@@ -12,10 +12,10 @@ RETRY_SECONDS = 5.0
 
 NICE = 10
 WINDOW_SECONDS = 0.5
-BURST_ROWS = 100
-"""More rows than this in a window are a burst: about what is embedded in that time, which would only slow it down."""
+BURST_ROWS = 20
+"""More rows than this in a window are a burst: embedding beside it makes it several times slower on busy cores."""
 
-LONGEST_BURST_SECONDS = 30.0
+LONGEST_BURST_SECONDS = 20.0
 """After so long embedding goes on beside a burst."""
 
 

@@ -19,7 +19,7 @@ def test_a_trickle_is_embedded_at_once_and_a_burst_when_it_is_over() -> None:
     for _ in range(50):
         drain.wake(1)
         assert not drain.bursting
-        clock.advance(0.02)
+        clock.advance(0.05)
     drain.wake(BURST_ROWS + 1)
     assert drain.bursting
     clock.advance(2 * WINDOW_SECONDS)
