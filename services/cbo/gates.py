@@ -124,7 +124,9 @@ def evaluate(question: Question) -> Gated:
         return Gated(verdict="refuse", answers=answers, reason=f"{refused.gate}: {refused.reason}")
     level = before[3]
     if level.answer != "pass":
-        verdict: Verdict = "record" if level.answer == "refuse" else "propose"
+        verdict: Verdict = "propose"
+        if level.answer == "refuse":
+            verdict = "refuse" if question.approved_by else "record"  # demotion beats approval
         return Gated(verdict=verdict, answers=answers, reason=f"level: {level.reason}")
     held = next((each for each in answers if each.answer == "hold"), None)
     if held:
@@ -160,6 +162,9 @@ def _manifest(question: Question) -> GateAnswer:
 
 
 def _level(question: Question) -> GateAnswer:
+    if question.approved_by and question.level < Level.GUIDE:
+        reason = f"lowered to {question.level.name} since {question.approved_by} approved it; nothing was done"
+        return GateAnswer(gate="level", answer="refuse", reason=reason)
     if question.approved_by:
         return GateAnswer(gate="level", answer="pass", reason=f"approved by {question.approved_by}")
     if question.level is Level.OBSERVE:

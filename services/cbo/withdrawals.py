@@ -1,6 +1,6 @@
-"""Takes back what is out while the policy no longer allows it."""
+"""Takes back what is out while the policy, or the level of its domain, no longer allows it."""
 
-from chassis.domains import DomainManifest
+from chassis.domains import DomainManifest, Level
 from chassis.policy import Verdict, decide
 from services.cbo.bridge import Bridge
 from services.cbo.dispatch import request_of
@@ -22,6 +22,8 @@ class Withdrawals:
             manifest = bridge.domains.get(task.domain)
             if task.dispatched_at is None or task.undo_of or manifest is None or task.state not in OPEN:
                 continue
+            if self._lowered(task):
+                continue
             verdict = self._verdict(task, manifest)
             if verdict.allowed:
                 continue
@@ -36,6 +38,16 @@ class Withdrawals:
             if verdict.waits and task.objective_id:
                 bridge.store.run("objective_again", task.objective_id)
         self._ending = ending
+
+    def _lowered(self, task: Task) -> bool:
+        """Demotion beats approval also after the dispatch, as long as nobody has begun."""
+        bridge, level = self._bridge, self._bridge.ladder.standing(task.domain).level
+        if not task.approval or task.state == "claimed" or level >= Level.GUIDE:
+            return False
+        why = f"level: {task.domain} was lowered to {level.name} since {task.approval} approved it; nothing was done"
+        if bridge.exchange.cancel(task.id, why):
+            bridge.audit.write("approval.void", task=task.id, domain=task.domain, by="the station", why=why)
+        return True
 
     def _verdict(self, task: Task, manifest: DomainManifest) -> Verdict:
         bridge, when = self._bridge, self._bridge.clock.now()
