@@ -31,8 +31,11 @@ class Place:
         self.raise_level()
 
     def raise_level(self) -> None:
-        """A refused task costs the level; this is about consent."""
-        self.station.overseer.desk.set_level("log_rotation", Level.EXECUTE, "to see what consent does", 1, "test")
+        """A refused task costs the level, which nobody may raise in that very pulse; this is about consent."""
+        self.station.step(60)
+        self.station.overseer.desk.set_level(
+            "log_rotation", Level.EXECUTE, "to see what consent does", self.station.overseer.pulse_number(), "test"
+        )
 
     def log(self) -> None:
         with (self.app / "app.log").open("a") as log:
