@@ -67,6 +67,7 @@ class Store:
             self._prepare(self._durable)
             then()
             self._reader = self.snapshot()
+            self._reader.execute("PRAGMA cache_size = -16384")  # KiB: recall reads vectors from all over the file
         except BaseException:
             self._writer.close()
             raise
