@@ -21,6 +21,9 @@ SIGMAS = 6.0
 MOST = 1024
 """At most so many candidates are scored; only reached where this many differ by less than the rounding."""
 
+BATCH = 4096
+"""Entries that are compared with the truth at once."""
+
 SPARSE = 4
 """If no more than one in so many rows is allowed, those are picked out; else all are scored, which is faster."""
 
@@ -79,17 +82,20 @@ class CoarseIndex:
     def vectors(self, keys: Sequence[int]) -> dict[int, bytes]:
         """The truth's bytes where they round to what is held here; else what is held, which then differs."""
         table = self._table
-        held = [key for key in keys if key in self]
-        truth = self._truth(held)
+        wanted = np.asarray(keys, dtype=np.int64)
+        numbers = wanted[np.isin(wanted, table.keys())]
+        places, truth = table.places(numbers), self._truth(numbers.tolist())
         found = {}
-        for key, place in zip(held, table.places(np.asarray(held, dtype=np.int64)).tolist(), strict=True):
-            codes, step = table.row(place)
-            if key in truth:
-                rounded, steps = quantise(np.frombuffer(truth[key], dtype="<f4").reshape(1, -1))
-                if np.array_equal(rounded[0], codes) and steps[0] == step:
-                    found[key] = truth[key]
-                    continue
-            found[key] = (codes.astype("<f4") * step).tobytes()
+        for start in range(0, numbers.size, BATCH):
+            batch = numbers[start : start + BATCH].tolist()
+            rows = [table.row(place) for place in places[start : start + BATCH].tolist()]
+            codes, steps = np.stack([row[0] for row in rows]), np.array([row[1] for row in rows], dtype=np.float32)
+            nothing = bytes(4 * self._dimension)
+            raw = b"".join(truth.get(key, nothing) for key in batch)
+            rounded, stepped = quantise(np.frombuffer(raw, dtype="<f4").reshape(len(batch), -1))
+            same = (rounded == codes).all(axis=1) & (stepped == steps)
+            for key, code, step, equal in zip(batch, codes, steps, same.tolist(), strict=True):
+                found[key] = truth[key] if equal and key in truth else (code.astype("<f4") * step).tobytes()
         return found
 
     def rebuild(self, batches: Iterable[tuple[Sequence[int], Vectors]]) -> None:

@@ -153,7 +153,10 @@ def _second(time: bytes) -> float:
 
 def _places(seqs: NDArray[np.int64], wanted: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """(where those that are there stand, which of `wanted` are there)."""
-    numbers = np.array(wanted, dtype=np.int64)
+    try:
+        numbers = np.array(wanted, dtype=np.int64)
+    except (TypeError, ValueError):  # a damaged row points at no number; verify names it
+        numbers = np.array([each if isinstance(each, int) else -1 for each in wanted], dtype=np.int64)
     places = np.searchsorted(seqs, numbers)
     here = np.append(seqs, -1)[places] == numbers
     return places[here], here

@@ -167,7 +167,9 @@ def trial(made: Path, folder: Path, kind: str, seed: int, *, alone: bool = False
         memory.close()
     restored = _told(folder)
     gone = {name for name in before if restored.get(name) != before[name]}
-    whole = set(restored) <= set(before) and len(gone) == sum(not each.startswith("outcome") for each in done.lost)
+    rows = [each for each in done.lost if not each.startswith("outcome")]
+    # A later outcome that is lost is listed by its number; its experience is there, with an earlier one.
+    whole = set(restored) <= set(before) and (len(gone) == len(rows) or len(gone) > len(rows) < len(done.lost))
     whole &= {each for each in done.lost if each.startswith("e-")} <= gone
     return Trial(found=bool(said), harmless=after == before, said=said, lost=done.lost, whole=whole)
 
