@@ -214,6 +214,10 @@ class _Run:
             with journal.watch(
                 task_id, epoch, self._wish.paths, guard=lambda: _allowed(station, task_id, epoch)
             ) as seen:
+                if self._switch.engaged():  # keeping what is there took its time
+                    seen.settle()
+                    seen.finish({"status": "cancelled", "detail": "stopped by the kill switch", "applied": False})
+                    raise Refused(f"the kill switch is on: {self._switch.why() or 'no reason given'}")
                 child, went = self._run(task_id, joined, pulse, cgroup)
                 changes = seen.settle()
                 answer, lost = self._answer(child, went, changes, self._clock.monotonic() - began)
