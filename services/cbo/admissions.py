@@ -6,7 +6,7 @@ What was approved is kept as facts; the envelope lies in `config/domains`, where
 import json
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -21,6 +21,7 @@ from chassis.errors import CalyxError, Duplicate, InvalidInput, NotFound, Refuse
 from chassis.signing import strict_json, trusted_keys
 from services.cbo.autonomy_evaluator import Entry
 from services.cbo.bridge import Approval, Bridge
+from services.cbo.endings import Notices, endings
 from services.cbo.tasks import OPEN
 
 log = structlog.get_logger(__name__)
@@ -33,10 +34,11 @@ EDITION = frozenset({"serial", "digest", "previous", "not_before", "expires_at",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """One domain as people see it; `blocked` says why it may not run."""
+    """One domain as people see it; `blocked` says why it may not run, `warning` that it ends soon."""
 
     manifest: DomainManifest
     blocked: str
+    warning: str = ""
 
 
 class Admissions:
@@ -47,6 +49,7 @@ class Admissions:
         self._lock = threading.Lock()
         self._faults: dict[str, str] = {}
         self._ending: set[str] = set()
+        self._notices = Notices(bridge)
 
     def approve(self, envelope_json: str, who: str) -> DomainManifest:
         """Admit the manifest in a signed envelope; repeating it changes nothing. For a built-in domain that was
@@ -77,6 +80,7 @@ class Admissions:
         self._check(manifest, before, again=again, now=now)
         self._write(manifest.domain, raw)
         if again:
+            self._signed_anew(manifest, before, who)
             return manifest
         other = self._other_work(manifest)
         approval = Approval(
@@ -100,6 +104,17 @@ class Admissions:
         )  # fmt: skip
         bridge.consents.notice()
         return manifest
+
+    def _signed_anew(self, manifest: DomainManifest, before: Approval | None, who: str) -> None:
+        """The same edition under other signatures: a key was rotated, or one more person signed. It stays approved."""
+        if before is None or before.signed_by == manifest.signed_by:
+            return
+        approval = replace(before, signed_by=manifest.signed_by)
+        self._bridge.store.set_fact(f"domain:{manifest.domain}", json.dumps(approval.to_json()))
+        self._bridge.audit.write(
+            "domain.signed", domain=manifest.domain, by=who, digest=manifest.digest, signed_by=manifest.signed_by,
+            before=before.signed_by,
+        )  # fmt: skip
 
     def _check(self, manifest: DomainManifest, before: Approval | None, *, again: bool, now: datetime) -> None:
         bridge, name = self._bridge, manifest.domain
@@ -179,17 +194,18 @@ class Admissions:
     def listed(self) -> list[Listed]:
         """Every domain there is, by name."""
         bridge = self._bridge
-        found = []
+        found, soon = [], {each.domain: each.reason for each in endings(bridge, bridge.clock.now())}
         for name, manifest in sorted(bridge.domains.items()):
             revoked, ruling = bridge.revoked(name), bridge.ruling(manifest)
             blocked = f"revoked {revoked}" if revoked else "" if ruling.allowed else ruling.reason
-            found.append(Listed(manifest=manifest, blocked=blocked))
+            found.append(Listed(manifest=manifest, blocked=blocked, warning=soon.get(name, "")))
         return found
 
     def notice(self) -> None:
         """Take up what appeared, put on record what does not count and why, end what may not run any more."""
         bridge = self._bridge
         self._end()
+        self._notices.step()
         if not isinstance(bridge.domains, DomainBook):
             return
         bridge.ladder.meet(bridge.clock.now())

@@ -9,6 +9,7 @@ import structlog
 
 from chassis.canonical import Json
 from chassis.clock import iso, parse_iso
+from chassis.domain_book import Ending
 from chassis.domains import Level
 from chassis.errors import CalyxError
 from chassis.rng import Rng
@@ -16,6 +17,7 @@ from services.cbo import objectives
 from services.cbo.bridge import Bridge
 from services.cbo.critique import Critic, Critique
 from services.cbo.dispatch import Dispatcher, intake
+from services.cbo.endings import endings
 from services.cbo.gates import Gated
 from services.cbo.history import hand_over
 from services.cbo.kpis import Kpi
@@ -40,6 +42,7 @@ class Reflection:
     incidents: tuple[Incident, ...] | None = None
     trends: Trends | None = None
     acks: list[Task] = field(default_factory=list)
+    endings: tuple[Ending, ...] = ()
     silent: dict[str, str] = field(default_factory=dict)
 
 
@@ -119,6 +122,7 @@ class Steps:
         bridge.exchange.sweep()
         intake(bridge)
         found.acks = bridge.store.tasks("tasks_unscored")
+        found.endings = endings(bridge, now)
         if found.capacity is not None:
             self._take_intents(found.capacity)
 

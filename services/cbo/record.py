@@ -9,6 +9,7 @@ import chassis.rng
 from chassis.atomic import write_whole
 from chassis.canonical import Json, canonical_json
 from chassis.clock import iso
+from chassis.domain_book import WARN_DAYS
 from services.cbo.bridge import Bridge
 from services.cbo.critique import Judged
 from services.cbo.ladder import Rung
@@ -113,6 +114,8 @@ def mood(pulse: Pulse) -> str:
     ended = [each for each in pulse.critique.judged if not each.waiting]
     if any(each.score.failed for each in ended):
         return runs_in_words([each.score for each in ended])
+    if soon := next((each for each in found.endings if each.stage == WARN_DAYS[-1]), None):
+        return soon.reason
     if found.incidents:
         return f"recovered: {', '.join(sorted({each.target for each in found.incidents}))}"
     if ended:
@@ -187,6 +190,10 @@ def _reflect(pulse: Pulse) -> Json:
             for each in found.capacity.intents
         ],
         "silent": dict(found.silent),
+        "domains_ending": [
+            {"domain": each.domain, "expires_at": iso(each.expires_at), "stage_days": each.stage, "reason": each.reason}
+            for each in found.endings
+        ],
     }  # fmt: skip
 
 

@@ -201,6 +201,7 @@ def domain_to_wire(listed: Listed, station: str) -> pb.Domain:
         expires_at=stamp(each.expires_at),
         paths=[path.replace("{station}", station) for path in each.paths],
         serial=each.serial,
+        warning=listed.warning,
     )
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from armor import (
-    SSH_KEYGEN,
     NAMESPACE,
+    SSH_KEYGEN,
     armored,
     blob,
     needs_ssh_keygen,

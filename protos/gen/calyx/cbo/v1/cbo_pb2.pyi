@@ -1323,7 +1323,7 @@ class ApproveDomainRequest(_message.Message):
 
     ENVELOPE_JSON_FIELD_NUMBER: _builtins.int
     envelope_json: _builtins.str
-    """DSSE envelope over the manifest, or an OpenSSH-signed one."""
+    """DSSE envelope over the manifest; OpenSSH signatures of it stand in its list `sshsig`."""
     def __init__(
         self,
         *,
@@ -1444,6 +1444,7 @@ class Domain(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     PATHS_FIELD_NUMBER: _builtins.int
     SERIAL_FIELD_NUMBER: _builtins.int
+    WARNING_FIELD_NUMBER: _builtins.int
     domain: _builtins.str
     """Its name."""
     title: _builtins.str
@@ -1460,6 +1461,8 @@ class Domain(_message.Message):
     """Why it may not run (revoked, expired, no rule); empty when it may."""
     serial: _builtins.int
     """Which edition of the manifest."""
+    warning: _builtins.str
+    """It ends soon or has ended, and what to do; empty while there is time."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
         """When it ends; unset for built-in ones."""
@@ -1481,10 +1484,11 @@ class Domain(_message.Message):
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         paths: _abc.Iterable[_builtins.str] | None = ...,
         serial: _builtins.int = ...,
+        warning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "domain", b"domain", "effects", b"effects", "expires_at", b"expires_at", "manifest_digest", b"manifest_digest", "owner", b"owner", "paths", b"paths", "serial", b"serial", "source", b"source", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "domain", b"domain", "effects", b"effects", "expires_at", b"expires_at", "manifest_digest", b"manifest_digest", "owner", b"owner", "paths", b"paths", "serial", b"serial", "source", b"source", "title", b"title", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
