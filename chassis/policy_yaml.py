@@ -24,6 +24,9 @@ MAX_DEPTH = 8
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _HOURS = r"^([01][0-9]|2[0-3]):[0-5][0-9]-(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$"
 
+_PLAIN_TAGS = frozenset({"map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value"})
+"""What YAML makes of plain text; we keep the text."""
+
 Place = tuple[int, int]
 Path_ = tuple[str | int, ...]
 Name = Annotated[str, Field(min_length=1, max_length=120)]
@@ -164,6 +167,9 @@ class _Reading:
             self.faults.append(Fault(*place, "an alias repeats a part of the file; write it out"))
             return None
         self._seen.add(id(node))
+        if node.tag.removeprefix("tag:yaml.org,2002:") not in _PLAIN_TAGS:
+            self.faults.append(Fault(*place, f"a tag ({node.tag[:60]}) means nothing here; remove it"))
+            return None
         if len(path) > MAX_DEPTH:
             self.faults.append(Fault(*place, "this is nested too deep"))
             return None

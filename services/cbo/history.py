@@ -47,17 +47,13 @@ def forget(store: Store, before: datetime) -> None:
 
 
 def end_of(state: str, *, scored: bool, worked: bool, tes: float | None, stability: float | None) -> End:
-    """In one word."""
-    if state == "undone":
-        return "undone"
-    if state in ("failed", "expired", "dead"):
+    """In one word. A rehearsal that was answered or overtaken later is what it scored."""
+    if state in ("undone", "cancelled"):
+        return "undone" if state == "undone" else "cancelled"
+    if state in ("failed", "dead") or (state == "expired" and not scored):
         return "badly"
-    if state == "cancelled":
-        return "cancelled"
-    if state in ("held", "proposed", "rejected"):
-        return "not run"
-    if state not in ("done", "rehearsed") or not scored:
-        return "open"
+    if not scored:
+        return "not run" if state in ("held", "proposed", "rejected") else "open"
     if not worked:
         return "no work"
     if tes is None or stability is None:
