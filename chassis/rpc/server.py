@@ -33,6 +33,9 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 MAX_PENDING = 20_000
 """Calls that may wait for Python to take them up. gRPC's own 1,000 ends a burst as CANCELLED, which says nothing."""
 
+MAX_PENDING_SECONDS = 120
+"""The same for gRPC's own 30 s: until then every caller gets an answer, or its own deadline ends the call."""
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -140,6 +143,7 @@ async def start_server(
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.server.max_pending_requests", MAX_PENDING),
             ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
+            ("grpc.server_max_unrequested_time_in_server", MAX_PENDING_SECONDS),
         ],
     )
     for each in served:
