@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from chassis.errors import Damaged, Refused
 from services.memory.commits import REDO_MARK, Change, Commits, T, Work
-from services.memory.dropped import dropped_commits
 from services.memory.experience import Experience, Finding, event_digest, first_finding, told, told_finding
 from services.memory.faults import explained as explained
+from services.memory.frames import check_wal
 from services.memory.inserts import insert_experience, insert_finding, objective_key, seq_of
 from services.memory.members import bring_back, read
 from services.memory.migrate import APPLICATION_ID, migrate, vector_digest
@@ -55,9 +55,9 @@ class Store:
         with explained("open", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             prove(path, path.parent / "backups")
-            dropped = dropped_commits(path.with_name(path.name + "-wal"))
+            fault = check_wal(path.with_name(path.name + "-wal")).fault
             self._durable = durable
-            self._connect(lambda: self._make_up(dropped) if dropped or redo is not None else None)
+            self._connect(lambda: self._make_up(fault) if fault or redo is not None else None)
         self._commits = Commits(self._writer, path, change=self.change, writing=self._write_lock, redo=redo)
 
     def _connect(self, then: Callable[[], None]) -> None:
@@ -91,26 +91,26 @@ class Store:
         migrate(self._writer, version)
         self._writer.execute("PRAGMA foreign_keys = ON")
 
-    def _make_up(self, dropped: int) -> None:
+    def _make_up(self, fault: str) -> None:
         """Bring back what was acknowledged and is not in the file; says so. Damaged if the file does not hold now."""
-        if dropped:
-            log.error("the WAL is damaged and SQLite drops the commits after the damage", commits=dropped)
+        if fault:
+            log.error("the WAL is damaged and SQLite drops the commits after the damage", why=fault)
         if self.redo is not None:
             mark = self._mark()
             if self.redo.last < mark:
                 log.error("the redo log holds less than the store; it goes on from there", log_ends=self.redo.last)
                 self.redo.begin_after(mark)
-            if dropped or self.redo.last > mark:
+            if fault or self.redo.last > mark:
                 # Pages may hold what came after the damaged place in the WAL and lack what came before: look at all.
-                done = self.replay(self.redo.read(0 if dropped else mark))
+                done = self.replay(self.redo.read(0 if fault else mark))
                 if done.brought_back or done.lost:
                     log.error(
                         "the store lacked changes that were acknowledged; they were brought back from the redo log",
                         brought_back=done.brought_back,
                         lost=first_lost(done) or "none",
                     )
-        if dropped and (said := self._writer.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
-            raise Damaged(f"{self.path} is damaged after its WAL was ({said}); restore a backup, the redo log is kept")
+        if fault and (said := self._writer.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
+            raise Damaged(f"{self.path} is damaged since its WAL was ({said}); run `calyx memory restore`")
 
     def _mark(self) -> int:
         row = self._writer.execute(SQL["get_meta"], (REDO_MARK,)).fetchone()
