@@ -142,7 +142,11 @@ class Catalog:
             "occurred": facts.occurred,
             "tes": facts.tes,
         }
-        self.extend({name: np.array([value], dtype=_ROW[name]) for name, value in row.items()})
+        with self._lock:
+            self._room(1, facts.seq)
+            for name, value in row.items():
+                self._columns[name][self._count] = value
+            self._count += 1  # last: readers see a row once it is whole
 
     def extend(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Add rows, whose numbers must rise and be higher than all before."""
@@ -150,17 +154,24 @@ class Catalog:
         if not seqs.size:
             return
         with self._lock:
-            count, last = self._count, int(self._columns["seq"][self._count - 1]) if self._count else 0
-            if seqs[0] <= last or np.any(seqs[1:] <= seqs[:-1]):
-                raise ValueError(f"rows from {seqs[0]} on do not follow row {last} in order")
-            if count + seqs.size > self._columns["seq"].size:
-                grown = _columns(max(count + seqs.size, self._columns["seq"].size * 3 // 2))
-                for name, column in self._columns.items():
-                    grown[name][:count] = column[:count]
-                self._columns = grown
+            if np.any(seqs[1:] <= seqs[:-1]):
+                raise ValueError(f"rows from {seqs[0]} on do not follow each other in order")
+            self._room(seqs.size, int(seqs[0]))
+            count = self._count
             for name, column in columns.items():
                 self._columns[name][count : count + seqs.size] = column
             self._count = count + seqs.size  # last: readers see a row once it is whole
+
+    def _room(self, more: int, first: int) -> None:
+        """Make room for so many rows, the first of which must be higher than all before; under the lock."""
+        if first <= self.last:
+            raise ValueError(f"row {first} does not follow row {self.last}")
+        count, size = self._count, self._columns["seq"].size
+        if count + more > size:
+            grown = _columns(max(count + more, size * 3 // 2))
+            for name, column in self._columns.items():
+                grown[name][:count] = column[:count]
+            self._columns = grown
 
     def without(self, seqs: Collection[int]) -> "Catalog":
         """A catalog of the other rows; this one stays as it is for whoever is reading it."""

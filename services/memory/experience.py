@@ -1,7 +1,7 @@
 """One experience: event, context, outcome and confidence, what makes it valid, and what its digest covers."""
 
 import math
-import unicodedata
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -16,6 +16,9 @@ MAX_OBJECTIVE = 8_000
 MAX_EVIDENCE = 64_000
 MAX_WORD = 512
 MAX_FACTS = 64
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_CONTROL_BUT_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Unicode's categories Cc and Cs."""
 MAX_FACT = 4_000
 REHEARSAL = ("rehearsal", "true")
 """The fact of a context that marks a rehearsal: it was tried on copies and says nothing about effects."""
@@ -150,10 +153,8 @@ def check_text(text: str, what: str, limit: int, *, lines: bool = False) -> str:
     """The text itself, or InvalidInput: too long, or control characters (`lines` allows line feed and tab)."""
     if len(text) > limit:
         raise InvalidInput(f"{what} has {len(text):,} characters, at most {limit:,} are kept; shorten it")
-    allowed = "\n\t" if lines else ""
-    for place, char in enumerate(text):
-        if unicodedata.category(char) in ("Cc", "Cs") and char not in allowed:
-            raise InvalidInput(f"{what} has a control character (U+{ord(char):04X}) at {place}; remove it")
+    if found := (_CONTROL_BUT_LINES if lines else _CONTROL).search(text):
+        raise InvalidInput(f"{what} has a control character (U+{ord(found[0]):04X}) at {found.start()}; remove it")
     return text
 
 

@@ -34,7 +34,17 @@ AT_ONCE = 64
 class Integrity:
     """Blocking and thread-safe; recording and recall go on meanwhile."""
 
-    def __init__(self, *, store: Store, shelf: Shelf, clock: Clock, audit: Audit, keys: RootKeys | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        shelf: Shelf,
+        clock: Clock,
+        audit: Audit,
+        keys: RootKeys | None = None,
+        restored: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._restored = restored
         self._store, self._shelf, self._clock, self._audit = store, shelf, clock, audit
         self._keys = RootKeys() if keys is None else keys
         folder = store.path.parent
@@ -221,6 +231,7 @@ class Integrity:
         with self._shelf.change:
             self._shelf.left_out = frozenset()
         self._shelf.rebuild()
+        self._restored()
         self.close_days()
 
     def close(self) -> None:

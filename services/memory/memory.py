@@ -119,7 +119,17 @@ class Memory:
         self.store = store
         self.shelf = Shelf(store, embedder, index)
         self.trust = Trust(store=store, shelf=self.shelf, clock=clock, audit=audit)
-        self.upkeep = Upkeep(terms=terms, store=store, shelf=self.shelf, clock=clock, audit=audit, keys=keys)
+        self.upkeep = Upkeep(
+            terms=terms,
+            store=store,
+            shelf=self.shelf,
+            clock=clock,
+            audit=audit,
+            keys=keys,
+            restored=self.trust.reload,
+        )
+            terms=terms, store=store, shelf=self.shelf, clock=clock, audit=audit, keys=keys, restored=self.trust.reload
+        )
         self._succession = Succession(store, self.shelf, successor)
         self._counts = threading.Lock()
         self._recalls = self._hits = 0

@@ -73,15 +73,17 @@ class Trust:
     def __init__(self, *, store: Store, shelf: Shelf, clock: Clock, audit: Audit) -> None:
         self._store, self._shelf, self._clock, self._audit = store, shelf, clock, audit
         self._judging = threading.Lock()
-        self._doubted: dict[int, Stand] = {}
-        self._harm: dict[int, int] = {}
-        with self._reading() as connection:
-            for row in connection.execute(SQL["doubted"]):
-                self._doubted[row["event"]] = _stand_of(row)
-            for (event,) in connection.execute(SQL["judged_events"]).fetchall():
-                self._harm[event] = _weighed(connection, event).harmful
-            labels = _labels(connection)
-        self._figures = self._counted(labels)
+        self.reload()
+
+    def reload(self) -> None:
+        """Take everything from the store again: at the start, and after another file was put in its place."""
+        with self._judging:
+            with self._reading() as connection:
+                self._doubted = {row["event"]: _stand_of(row) for row in connection.execute(SQL["doubted"])}
+                judged = connection.execute(SQL["judged_events"]).fetchall()
+                self._harm = {event: _weighed(connection, event).harmful for (event,) in judged}
+                labels = _labels(connection)
+            self._figures = self._counted(labels)
 
     @property
     def floor(self) -> float:

@@ -1,6 +1,7 @@
 """What keeps the memory right: verify, backup, rebuild, compaction. Recording and recall go on meanwhile."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,9 +33,10 @@ class Upkeep:
         audit: Audit,
         terms: Terms | None = None,
         keys: RootKeys | None = None,
+        restored: Callable[[], None] = lambda: None,
     ) -> None:
         self._store, self._shelf, self._clock, self._audit = store, shelf, clock, audit
-        self.integrity = Integrity(store=store, shelf=shelf, clock=clock, audit=audit, keys=keys)
+        self.integrity = Integrity(store=store, shelf=shelf, clock=clock, audit=audit, keys=keys, restored=restored)
         self._terms = Terms() if terms is None else terms
         self._compacting, self._backing_up = threading.Lock(), threading.Lock()
 
