@@ -128,8 +128,6 @@ class Memory:
             keys=keys,
             restored=self.trust.reload,
         )
-            terms=terms, store=store, shelf=self.shelf, clock=clock, audit=audit, keys=keys, restored=self.trust.reload
-        )
         self._succession = Succession(store, self.shelf, successor)
         self._counts = threading.Lock()
         self._recalls = self._hits = 0
