@@ -15,6 +15,7 @@ from services.cbo.gate_log import Entry
 from services.cbo.ladder_log import Taken
 from services.cbo.store import Store
 
+PAGE = 500
 RECORDED = "gates_recorded"
 """The fact that says up to which question the pulse records hold them."""
 
@@ -66,6 +67,7 @@ def from_store(
 ) -> History:
     """Since a day before then: budgets look back as far. `standings` are those after entry `ladder_after`."""
     begin = iso(since - DAY)
+    before = int(store.rows("gate_entries_before", begin)[0][0])
     regressed = {row["task_id"] for row in store.rows("regressed")}
     ends: dict[str, End] = {}
     for row in store.rows("gate_entry_ends", begin):
@@ -74,14 +76,19 @@ def from_store(
             stability=row["stability"],
         )  # fmt: skip
     return History(
-        entries=(Entry.from_json(json.loads(row["entry"])) for row in store.rows("gate_entries_since", begin)),
+        entries=(Entry.from_json(body) for _, body in _pages(store, "gate_entries_page", before)),
         ends=ends,
-        ladder=(
-            (int(row["number"]), Taken.from_json(json.loads(row["entry"])))
-            for row in store.rows("ladder_entries_numbered", ladder_after)
-        ),
+        ladder=((number, Taken.from_json(body)) for number, body in _pages(store, "ladder_entries_page", ladder_after)),
         standings={} if standings is None else standings,
     )
+
+
+def _pages(store: Store, query: str, after: int) -> Iterator[tuple[int, Any]]:
+    """Entry by entry, read in pages, so that neither memory nor the database's lock is held for a whole month."""
+    while rows := store.rows(query, after, PAGE):
+        for row in rows:
+            yield int(row["number"]), json.loads(row["entry"])
+        after = int(rows[-1]["number"])
 
 
 def from_records(records: Iterable[Mapping[str, Any]]) -> History:

@@ -44,7 +44,7 @@ def terms_of(changed: Mapping[str, float]) -> dict[str, float]:
 
 @dataclass(slots=True)
 class _Course:
-    """One domain on the ladder, over the window."""
+    """One domain on the ladder, as its questions found it; pulses count from one question to the next."""
 
     level: Level
     first_execute: int | None = None
@@ -72,42 +72,39 @@ class _Course:
 
 
 class _Ladders:
-    """The ladder as it was and as it would have been, side by side, moved along with the questions."""
+    """The ladder as it would have been, moved along with the questions; as it was, they say themselves."""
 
     def __init__(self, history: History, changed: Mapping[str, float]) -> None:
         self._entries = iter(history.ladder)
         self._next: tuple[int, Taken] | None = next(self._entries, None)
         self._changed = changed
-        self.was: dict[str, Standing] = dict(history.standings)
-        self.would: dict[str, Standing] = dict(history.standings)
-        self.courses = {
-            domain: (_Course(each.level, since=each.pulse), _Course(each.level, since=each.pulse))
-            for domain, each in history.standings.items()
-        }
+        self._would: dict[str, Standing] = dict(history.standings)
+        self.courses: dict[str, tuple[_Course, _Course]] = {}
 
-    def to(self, number: int | None) -> None:
-        """Take in every entry up to this number; None: all that are left."""
-        while self._next is not None and (number is None or self._next[0] <= number):
-            self._take(self._next[1])
+    def _to(self, number: int) -> None:
+        """Take in every entry up to this number."""
+        while self._next is not None and self._next[0] <= number:
+            taken = self._next[1]
+            self._would[taken.domain] = taken.after(self._would.get(taken.domain), **self._changed)
             self._next = next(self._entries, None)
 
-    def _take(self, taken: Taken) -> None:
-        domain, pulse = taken.domain, taken.entry.pulse
-        self.was[domain] = taken.after(self.was.get(domain))
-        self.would[domain] = taken.after(self.would.get(domain), **self._changed)
-        if domain not in self.courses:
-            self.courses[domain] = (_Course(taken.start_level, since=pulse), _Course(taken.start_level, since=pulse))
-        was, would = self.courses[domain]
-        was.move(self.was[domain].level, pulse)
-        would.move(self.would[domain].level, pulse)
-
-    def asked(self, asked: Asked) -> Asked:
+    def asked(self, asked: Asked, pulse: int) -> Asked:
         """At the level at which the domain would have stood; as it was where that is the same."""
-        self.to(asked.ladder)
-        would = self.would.get(asked.request.domain)
-        if asked.approved_by or would is None or would.level is asked.earned:
+        self._to(asked.ladder)
+        domain = asked.request.domain
+        would = self._would.get(domain)
+        level = asked.earned if would is None else would.level
+        for course, stood in zip(self._courses(domain, asked.earned, pulse), (asked.earned, level), strict=True):
+            course.move(stood, pulse)
+        if asked.approved_by or would is None or level is asked.earned:
             return asked
-        return asked.at_level(careful(min(would.level, asked.most), asked.unconfirmed), probation=would.probation)
+        return asked.at_level(careful(min(level, asked.most), asked.unconfirmed), probation=would.probation)
+
+    def _courses(self, domain: str, level: Level, pulse: int) -> tuple["_Course", "_Course"]:
+        if domain not in self.courses:
+            first = pulse if level is Level.EXECUTE else None
+            self.courses[domain] = (_Course(level, first, since=pulse), _Course(level, first, since=pulse))
+        return self.courses[domain]
 
 
 @dataclass(slots=True)
@@ -159,7 +156,6 @@ def replay(
         _one(found, entry, rules, tally, ladders, ahead)
     if ladders is None:
         return found, {}
-    ladders.to(None)
     last = max(found.pulses, default=0)
     courses = {}
     for domain, (was, would) in sorted(ladders.courses.items()):
@@ -182,7 +178,7 @@ def _one(found: Replay, entry: Entry, rules: RuleSet, tally: Tally, ladders: _La
     if known is None:
         gated, rule, asked = gone(entry.domain), "", None
     else:
-        asked = known if ladders is None else ladders.asked(known)
+        asked = known if ladders is None else ladders.asked(known, entry.pulse)
         admit = (entry.admission or NOBODY_ASKED).give
         used = tally.used(rules.about(entry.domain), entry.pulse, entry.at)
         gated, rule = answer(asked, rules, entry.at, used, admit)

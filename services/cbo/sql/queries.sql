@@ -228,8 +228,10 @@ WHERE objective_id = ? AND state IN ('proposed', 'rehearsed') AND approved_as = 
 INSERT INTO gate_entry (at, task, entry) VALUES (?, ?, ?);
 -- name: gate_entries_after
 SELECT number, entry FROM gate_entry WHERE number > ? ORDER BY number;
--- name: gate_entries_since
-SELECT number, at, entry FROM gate_entry WHERE at >= ? ORDER BY number;
+-- name: gate_entries_before
+SELECT coalesce((SELECT number - 1 FROM gate_entry WHERE at >= ? ORDER BY at, number LIMIT 1), 0);
+-- name: gate_entries_page
+SELECT number, entry FROM gate_entry WHERE number > ? ORDER BY number LIMIT ?;
 -- name: gate_entries_passed
 SELECT entry FROM gate_entry WHERE at > ? ORDER BY number;
 -- name: gate_entries_forget
@@ -239,8 +241,8 @@ SELECT id, state, rehearsal, scored, worked, tes, stability, why FROM task
 WHERE id IN (SELECT task FROM gate_entry WHERE at >= ?);
 -- name: regressed
 SELECT DISTINCT task_id FROM verification WHERE verdict = 'regressed';
--- name: ladder_entries_numbered
-SELECT number, entry FROM ladder_entry WHERE number > ? ORDER BY number;
+-- name: ladder_entries_page
+SELECT number, entry FROM ladder_entry WHERE number > ? ORDER BY number LIMIT ?;
 -- name: pulse_before
 SELECT id FROM pulse WHERE started_at < ? AND status = 'complete' ORDER BY number DESC LIMIT 1 OFFSET 1;
 -- name: gate_entry_first
