@@ -20,6 +20,7 @@ from chassis.journal.targets import (
     Locks,
     copy_durably,
     dress,
+    like,
     real_target,
     refuse_secret,
     same_file_system,
@@ -66,9 +67,9 @@ class JournaledEffects:
             before = self._there(target)
             if expect_sha256 is not None and before["sha256"] != expect_sha256:
                 raise Drifted(f"{target} is not what was expected any more; nothing was changed")
-            like = {key: before[key] for key in ("mode", "uid", "gid")}
-            tmp = self._intend("replace", target, before, {**self._source(source), **like})
-            self._stage(source, tmp, like)
+            dressed = like(before)
+            tmp = self._intend("replace", target, before, {**self._source(source), **dressed})
+            self._stage(source, tmp, dressed)
             kept = self._keep(target, before)
             self._place(target, lambda: tmp.replace(target), lambda: _untouched(kept, before, target))
 
@@ -99,7 +100,7 @@ class JournaledEffects:
                 raise Refused(f"{to} is on another file system than {target}; a rotation is a rename")
             empty = self._intend("rotate", target, before, None, to=str(to))
             os.close(os.open(empty, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-            dress(empty, {key: before[key] for key in ("mode", "uid", "gid")})
+            dress(empty, like(before))
             self._log.append("staged", n=self._n, after=snapshot(empty))
             self._fault("rotate.staged")
             self._changed.add(str(to))
@@ -173,13 +174,13 @@ class JournaledEffects:
         self._fault(f"{op}.intended")
         return tmp
 
-    def _stage(self, source: Path, tmp: Path, like: Json) -> None:
+    def _stage(self, source: Path, tmp: Path, dressed: Json) -> None:
         if same_file_system(source, tmp.parent):
             tmp.unlink(missing_ok=True)
             move(source, tmp)
         else:
             copy_durably(source, tmp)
-        dress(tmp, like)
+        dress(tmp, dressed)
         self._fault("staged")
 
     def _keep(self, target: Path, before: Json) -> Path:

@@ -1,11 +1,12 @@
 """Which inode took another's place when a rotation was undone.
 
-A rotation may be undone only while its new file is still the target. When a later rotation of the same target
-came and was undone again, the target is the same log under another inode; this file says so.
+A rotation may be undone only while its new file is still the target. When a later task changed the same target
+and was undone again, the target is the same log under another inode; this file says so.
 """
 
 import hashlib
 import json
+from os.path import lexists  # Path.exists follows links, which a target must never do
 from pathlib import Path
 
 from chassis.atomic import write_json
@@ -20,6 +21,13 @@ def remember(journal: Path, target: Path, was: int, now: int) -> None:
         heirs.pop(str(was), None)
         kept = dict(list(heirs.items())[-(_REMEMBERED - 1) :])
         write_json(_file(journal, target), {**kept, str(was): now}, mode=0o600)
+
+
+def restored(journal: Path, target: Path, was: int) -> None:
+    """An undo put `target` back, which had been the inode `was`. Kept only for what a task has had a lock on, as a
+    rotation has: a program's undo may put thousands of files back."""
+    if _file(journal, target).with_suffix(".epochs").exists() and lexists(target):
+        remember(journal, target, was, target.lstat().st_ino)
 
 
 def heir(journal: Path, target: Path, inode: int) -> int:

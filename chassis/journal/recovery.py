@@ -15,9 +15,7 @@ def settle(log: TaskLog, entry: Entry) -> str:
     """Bring one uncommitted change to an end and record it; returns a line that says which."""
     intent = entry.intent
     target, tmp, kept = Path(intent["target"]), Path(intent["tmp"]), log.pre / str(entry.n)
-    ended = {"create": _create, "replace": _replace, "remove": _remove, "rotate": _rotate}[intent["op"]](
-        intent, target, tmp, kept
-    )
+    ended = _ENDS[intent["op"]](intent, target, tmp, kept)
     tmp.unlink(missing_ok=True)
     if target.parent.is_dir():
         fsync_dir(target.parent)
@@ -70,6 +68,9 @@ def _rotate(intent: Json, target: Path, tmp: Path, _kept: Path) -> bool:
         to.unlink()  # linked, not yet swapped
         return False
     return True
+
+
+_ENDS = {"create": _create, "replace": _replace, "remove": _remove, "rotate": _rotate}
 
 
 def _same(kept: Path, before: Json) -> bool:

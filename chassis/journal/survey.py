@@ -7,13 +7,13 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from chassis.canonical import Json
 from chassis.errors import Refused, ResourceExhausted
-from chassis.journal.targets import dress, refuse_secret
+from chassis.journal.targets import attributes, dress, refuse_secret
 
 Kind = Literal["file", "folder", "link", "other"]
 
@@ -45,6 +45,7 @@ class Found:
     links: int
     to: str = ""
     """Where a symbolic link points."""
+    attributes: dict[str, str] = field(default_factory=dict)
 
     @property
     def same(self) -> tuple[int, ...]:
@@ -70,6 +71,7 @@ def _found(path: str, info: os.stat_result) -> Found:
         path=path, kind=kind, mode=stat.S_IMODE(info.st_mode), uid=info.st_uid, gid=info.st_gid,
         mtime_ns=info.st_mtime_ns, ctime_ns=info.st_ctime_ns, size=info.st_size if kind == "file" else 0,
         ino=info.st_ino, links=info.st_nlink, to=os.readlink(path) if kind == "link" else "",  # noqa: PTH115 — as text
+        attributes=attributes(Path(path)) if kind in ("file", "folder") else {},
     )  # fmt: skip
 
 

@@ -78,6 +78,7 @@ def snapshot(path: Path) -> Json | None:
         sha256 = _prefix(file, found.st_size)  # of this size exactly: a log may grow while it is read
         if sha256 is None:
             raise Drifted(f"{path} became shorter while it was read; nothing was changed")
+        more = attributes(file.fileno())
         return {
             "sha256": sha256,
             "size": found.st_size,
@@ -86,7 +87,40 @@ def snapshot(path: Path) -> Json | None:
             "gid": found.st_gid,
             "mtime_ns": found.st_mtime_ns,
             "ino": found.st_ino,
+            **({"attributes": more} if more else {}),
         }
+
+
+def attributes(file: int | Path) -> dict[str, str]:
+    """Extended attributes in hex, access lists among them; none where the file system has none."""
+    follow = {} if isinstance(file, int) else {"follow_symlinks": False}
+    try:
+        return {name: os.getxattr(file, name, **follow).hex() for name in os.listxattr(file, **follow)}
+    except OSError:
+        return {}
+
+
+def give_attributes(file: int | Path, wanted: dict[str, str]) -> None:
+    """Make them exactly these."""
+    found = attributes(file)
+    for name in found.keys() - wanted.keys():
+        os.removexattr(file, name)
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            os.setxattr(file, name, bytes.fromhex(value))
+
+
+LIKE = ("mode", "uid", "gid")
+
+
+def like(found: Json) -> Json:
+    """What a file that takes this one's place is to look like."""
+    return {key: found[key] for key in (*LIKE, "attributes") if key in found}
+
+
+def same_dress(now: Json, after: Json) -> bool:
+    """Mode and owner are as recorded, as far as both say."""
+    return all(now[key] == after[key] for key in LIKE if key in now and key in after)
 
 
 def prefix_sha256(path: Path, size: int) -> str | None:
@@ -104,13 +138,14 @@ def _prefix(file: IO[bytes], size: int) -> str | None:
 
 
 def dress(path: Path, like: Json, *, durable: bool = True) -> None:
-    """Give a file the mode, owner and mtime of a snapshot."""
+    """Give a file the mode, owner, attributes and mtime of a snapshot."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         found = os.fstat(fd)
         if (found.st_uid, found.st_gid) != (like["uid"], like["gid"]):
             os.fchown(fd, like["uid"], like["gid"])
         os.fchmod(fd, like["mode"])
+        give_attributes(fd, like.get("attributes", {}))
         if "mtime_ns" in like:
             os.utime(fd, ns=(found.st_atime_ns, like["mtime_ns"]))
         if durable:

@@ -9,7 +9,7 @@ from chassis.canonical import Json
 from chassis.errors import Drifted
 from chassis.exchange.moves import move
 from chassis.journal import watched
-from chassis.journal.heirs import heir, remember
+from chassis.journal.heirs import heir, remember, restored
 from chassis.journal.inverse import decompressed, inverted_sha256
 from chassis.journal.join import join_back
 from chassis.journal.records import Entry, TaskLog
@@ -18,6 +18,7 @@ from chassis.journal.targets import (
     copy_durably,
     dress,
     prefix_sha256,
+    same_dress,
     same_file_system,
     snapshot,
     stands_still,
@@ -57,9 +58,13 @@ def check(log: TaskLog, entries: list[Entry], seen: Seen) -> tuple[str, ...]:
         if op == "unlock":
             continue  # leaves the folder where it is
         before = entry.intent["before"]
-        seen[target] = before if before is None else {**before, "restored": True, "remade": op == "rmdir"}
-        if entry.intent["op"] == "rotate":
-            seen[Path(entry.intent["to"])] = None
+        restored = before if before is None else {**before, "restored": True, "remade": op == "rmdir"}
+        if op == "rotate":
+            to = Path(entry.intent["to"])
+            if _grown(look(to), look(target), before):
+                restored = {**before, "restored": True, "sha256": "with what was appended since"}
+            seen[to] = None
+        seen[target] = restored
     return tuple(steps)
 
 
@@ -70,9 +75,11 @@ def act(log: TaskLog, entry: Entry, fault: Callable[[str], None]) -> None:
         watched.act(log, entry.n, entry.intent)
     else:
         _ACTS[entry.intent["op"]](log, entry, fault)
-    parent = Path(entry.intent["target"]).parent
-    if parent.is_dir():
-        fsync_dir(parent)
+    target, before = Path(entry.intent["target"]), entry.intent["before"]
+    if before is not None and before["sha256"] is not None and entry.intent["op"] != "rotate":
+        restored(log.folder.parent, target, before["ino"])
+    if target.parent.is_dir():
+        fsync_dir(target.parent)
     fault("undo.acted")
     log.append("undid", n=entry.n)
     fault("undo.recorded")
@@ -88,6 +95,8 @@ def _as_left(entry: Entry, look: Look) -> None:
         raise Drifted(f"{target} is gone since the task; nothing was touched")
     if now["sha256"] != after["sha256"]:
         raise Drifted(f"{target} was changed since the task; nothing was touched")
+    if not same_dress(now, after):
+        raise Drifted(f"{target} got another mode or owner since the task; nothing was touched")
 
 
 def _check_create(_log: TaskLog, entry: Entry, look: Look) -> str:
@@ -135,6 +144,11 @@ def _check_rotate(log: TaskLog, entry: Entry, look: Look) -> str:
     if new["ino"] != heir(log.folder.parent, target, intent["after"]["ino"]):
         raise Drifted(f"{target} was rotated or replaced since; undo that first; nothing was touched")
     return f"put {to.name} back as {target}, with what was appended since"
+
+
+def _grown(old: Json | None, new: Json | None, before: Json) -> bool:
+    """Something was appended since, to either file: then what comes back is not what an earlier change had left."""
+    return bool(old and new and (new["size"] > 0 or old["sha256"] != before["sha256"]))
 
 
 def _begins_as_rotated(to: Path, old: Json, before: Json) -> bool:

@@ -7,7 +7,7 @@ goes innermost first, what was removed comes back outermost first, folders get t
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from os.path import lexists  # Path.exists follows links, which a target must never do
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from chassis.canonical import Json
 from chassis.errors import Drifted, Refused
 from chassis.journal.records import TaskLog
 from chassis.journal.survey import Bounds, Found, look, survey, take
-from chassis.journal.targets import dress, real_target, refuse_secret, snapshot
+from chassis.journal.targets import dress, give_attributes, real_target, refuse_secret, same_dress, snapshot
 
 PROBLEM = "left"
 """The operation of what changed and can't be undone: shown, never touched."""
@@ -57,7 +57,7 @@ def settle(log: TaskLog) -> None:
 
 def _in_order(log: TaskLog, before: dict[str, tuple[int, Found]], after: dict[str, Found]) -> list[Json]:
     """What was made, changed or removed, as the journal's intents. Undone in reverse."""
-    numbers = iter(range(len(before) + 1, len(before) + 2 * (len(before) + len(after)) + 2))
+    numbers = iter(range(len(before) + 1, len(before) + 3 * (len(before) + len(after)) + 2))
     touched, times, unlocks, removed, made, changed, problems = set(), [], [], [], [], [], []
 
     for path, (n, was) in before.items():
@@ -88,12 +88,14 @@ def _in_order(log: TaskLog, before: dict[str, tuple[int, Found]], after: dict[st
         made.append(_made(next(numbers), now))
         if now.kind == "folder" and now.mode & 0o700 != 0o700:
             unlocks.append(_intent("unlock", next(numbers), path, None, _bare(now)))
+    twins = _twins(numbers, before, after)
+    touched |= {str(Path(each["target"]).parent) for each in twins}
     for path, (_, was) in before.items():
         now = after.get(path)
         if was.kind != "folder":
             continue
         here = _bare(now) if now is not None and now.kind == "folder" else None
-        differs = any(here is None or here[name] != getattr(was, name) for name in ("mode", "uid", "gid", "mtime_ns"))
+        differs = any(here is None or here[name] != getattr(was, name) for name in DRESS)
         if path not in touched and not differs:
             continue
         times.append(_intent("folder", next(numbers), path, _bare(was), here))
@@ -101,7 +103,25 @@ def _in_order(log: TaskLog, before: dict[str, tuple[int, Found]], after: dict[st
             unlocks.append(_intent("unlock", next(numbers), path, _bare(was), here))
     # Undone from the end: open folders, take away what was made (innermost first), bring back what was removed
     # (outermost first), put contents back, and at last the folders' own modes and times (innermost first).
-    return [*problems, *times, *changed, *reversed(removed), *made, *reversed(unlocks)]
+    return [*problems, *times, *twins, *changed, *reversed(removed), *made, *reversed(unlocks)]
+
+
+def _twins(numbers: Iterator[int], before: dict[str, tuple[int, Found]], after: dict[str, Found]) -> list[Json]:
+    """Names that were one file and are not any more, each with the name to be joined to: one that still is it."""
+    groups: dict[int, list[Found]] = {}
+    for _, was in before.values():
+        if was.kind == "file" and was.links > 1:
+            groups.setdefault(was.ino, []).append(was)
+    found = []
+    for ino, names in groups.items():
+        stayed = [was for was in names if was.path in after and after[was.path].ino == ino]
+        first = (stayed or names)[0]
+        found += [
+            _intent("twin", next(numbers), was.path, _bare(was), None, of=first.path)
+            for was in names
+            if was not in stayed and was is not first
+        ]
+    return found
 
 
 def _sayable(text: str) -> bool:
@@ -123,13 +143,14 @@ def _made(n: int, now: Found) -> Json:
 
 def _changed(log: TaskLog, n: int, was: Found, now: Found) -> list[Json]:
     if was.kind == "link":
-        return [] if was.to == now.to else [_intent("link", n, was.path, _bare(was), _bare(now))]
+        same = all(getattr(was, name) == getattr(now, name) for name in ("to", "uid", "gid", "mtime_ns"))
+        return [] if same else [_intent("link", n, was.path, _bare(was), _bare(now))]
     if was.kind == "other":
         return []
     after, kept = _content(now), _kept(log, n, was)
-    if after["sha256"] == kept["sha256"]:
-        names = ("mode", "uid", "gid", "mtime_ns")
-        same = all(getattr(was, name) == getattr(now, name) for name in names)
+    joined = now.links > 1 and now.ino != was.ino  # it became one file with another name
+    if after["sha256"] == kept["sha256"] and not joined:
+        same = all(getattr(was, name) == getattr(now, name) for name in DRESS)
         return [] if same else [_intent("dress", n, was.path, kept, after)]
     # The other name of a shared file would keep the change if this one were replaced by a new file.
     shared = was.links > 1 and now.ino == was.ino
@@ -172,6 +193,8 @@ def check(intent: Json, gone_by_then: bool) -> str:
     if op == PROBLEM:
         return f"leave {target} as it is: no plain file, or a name that can't be recorded"
     now = None if gone_by_then else look(target)
+    if op == "twin":
+        return f"make {target} one file with {intent['of']} again"
     if op == "rmdir":
         if now is not None:
             raise Drifted(f"something stands where the folder {target} was; nothing was touched")
@@ -184,6 +207,9 @@ def check(intent: Json, gone_by_then: bool) -> str:
         return f"make the link {target} again"
     if now is None or now.kind != after["kind"] or (now.kind == "link" and now.to != after["to"]):
         raise Drifted(f"{target} is not as the task left it; nothing was touched")
+    opened = {**after, "mode": after["mode"] | 0o700}  # by an undo that was interrupted
+    if not same_dress(now.to_json(), after) and not (op == "folder" and same_dress(now.to_json(), opened)):
+        raise Drifted(f"{target} got another mode or owner since the task; nothing was touched")
     if op in ("dress", "rewrite") and (snapshot(target) or {}).get("sha256") != after["sha256"]:
         raise Drifted(f"{target} was changed since the task; nothing was touched")
     return _WORDS[op].format(target=target)
@@ -198,6 +224,7 @@ _WORDS = {
     "link": "put the link {target} back as it was",
     "special": "remove {target}",
 }
+DRESS = ("mode", "uid", "gid", "mtime_ns", "attributes")
 
 
 def act(log: TaskLog, n: int, intent: Json) -> None:
@@ -218,6 +245,8 @@ def act(log: TaskLog, n: int, intent: Json) -> None:
         _relink(target, Path(intent["tmp"]), before)
     elif op == "dress":
         dress(target, before)
+    elif op == "twin":
+        _join(target, Path(intent["of"]), Path(intent["tmp"]), before)
     elif op == "rewrite":
         with (log.pre / str(n)).open("rb") as reader, target.open("r+b") as writer:
             while part := reader.read(1 << 20):
@@ -227,11 +256,23 @@ def act(log: TaskLog, n: int, intent: Json) -> None:
     # PROBLEM: nothing can be done
 
 
+def _join(target: Path, of: Path, tmp: Path, before: Json) -> None:
+    """Only where both are there and alike: a file that could not be put back is no reason to lose the other."""
+    one, other = snapshot(target), snapshot(of)
+    if one is None or other is None or one["ino"] == other["ino"] or one["sha256"] != other["sha256"]:
+        return
+    tmp.unlink(missing_ok=True)
+    tmp.hardlink_to(of)
+    tmp.replace(target)
+    dress(target, before)
+
+
 def _dress_folder(target: Path, before: Json) -> None:
     found = target.stat()
     if (found.st_uid, found.st_gid) != (before["uid"], before["gid"]):
         os.chown(target, before["uid"], before["gid"])
     target.chmod(before["mode"])
+    give_attributes(target, before["attributes"])
     os.utime(target, ns=(found.st_atime_ns, before["mtime_ns"]))
 
 
@@ -241,8 +282,9 @@ def _relink(target: Path, tmp: Path, before: Json | None) -> None:
         return
     tmp.unlink(missing_ok=True)
     tmp.symlink_to(before["to"])
+    os.chown(tmp, before["uid"], before["gid"], follow_symlinks=False)
     os.utime(tmp, ns=(before["mtime_ns"], before["mtime_ns"]), follow_symlinks=False)
     tmp.replace(target)
 
 
-OPERATIONS = frozenset({*_WORDS, "rmdir", PROBLEM})
+OPERATIONS = frozenset({*_WORDS, "rmdir", "twin", PROBLEM})

@@ -98,7 +98,6 @@ class Diagnostics:
         written, targets = self._write(task, scratch), self._targets(task)
         claims = tuple({**claim, "target": str(targets[0])} for claim in self._claims(task, written[0]))
         size = sum(path.stat().st_size for path in written)
-        targets[0].parent.mkdir(parents=True, exist_ok=True)
         for source, target in zip(written, targets, strict=True):
             effects.create(target, source)
         for old in self._oldest(task):

@@ -25,6 +25,7 @@ class PlainEffects:
     def create(self, target: Path, source: Path, *, mode: int = 0o644) -> None:
         assert not target.exists()
         self.done.append(("create", str(target)))
+        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(source, target)
 
     def replace(self, target: Path, source: Path, *, expect_sha256: str | None = None) -> None:

@@ -1,0 +1,37 @@
+"""Thousands of sequences, killed at every step: what was done is undone to the byte, and nothing else is touched.
+
+In processes of their own: the kills hang on Python's audit events, which nobody can take off again.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "bench" / "undo.py"
+
+
+def sequences(*given: str) -> dict[str, Any]:
+    ran = subprocess.run(
+        [sys.executable, str(BENCH), "--json", "--jobs", "1", "--longest", "2", *given],
+        capture_output=True, check=False, text=True,
+    )  # fmt: skip
+    assert ran.stdout, ran.stderr
+    return dict(json.loads(ran.stdout))
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_whatever_was_done_and_wherever_it_was_killed_all_comes_back_and_nothing_else_moves(part: int) -> None:
+    found = sequences("--sequences", "150", "--seed", str(1 + part * 1000), "--every", "13", "--first", str(part * 13))
+    assert found["wrong"] == []
+    assert found["sequences"] == 150 + 8 * 13
+    assert found["kills"] > 200
+    assert found["drifts_refused"] > 5
+
+
+@pytest.mark.parametrize("bug", ["time", "settle", "drift"])
+def test_a_planted_bug_is_noticed(bug: str) -> None:
+    assert sequences("--sequences", "60", "--plant", bug)["wrong"]
