@@ -25,7 +25,10 @@ from chassis.audit import verify
 from chassis.clock import iso, parse_iso
 from chassis.layout import SERVICES
 from chassis.rng import Rng
+from services.cbo.history import from_records
 from services.cbo.ladder_log import rebuild, standings_of
+from services.cbo.policy_desk import tried
+from services.cbo.time_machine import replay
 from services.memory.minilm import MiniLM
 from tests.virtual.virtual_station import Killed, VirtualStation
 
@@ -139,6 +142,16 @@ def test_the_days_records_alone_rebuild_every_domains_standing(day: Day) -> None
     rebuilt = rebuild(day.records)
     assert rebuilt == {domain: ladder.standing(domain) for domain in day.station.domains}
     assert rebuilt == standings_of(day.records[-1])
+
+
+def test_every_gate_of_the_day_answers_again_as_it_did(day: Day) -> None:
+    """Asked again by the time machine, from the database and from the records alone."""
+    made = tried(day.station.overseer, "", timedelta(days=2), {"promote_run": 5.0}).result
+    assert made["same"] and made["questions"] >= HOURS * 60
+    assert all(each["was"] == each["would"] for each in made["ladder"])
+    past = from_records(day.records)
+    found, _ = replay(past, day.station.overseer.bridge.policy_file.rules(), day.station.identity.created_at)
+    assert (found.differing, found.questions) == (0, made["questions"])
 
 
 def test_high_ram_raised_one_cleanup_intent(day: Day) -> None:
