@@ -11,55 +11,21 @@ import structlog
 
 from chassis.canonical import Json
 from chassis.clock import iso, parse_iso
-from chassis.domains import DomainManifest, Limits
+from chassis.domains import DomainManifest
 from chassis.errors import CalyxError, NotFound, Refused
 from chassis.layout import SERVICES
 from services.cbo import tes
-from services.cbo.autonomy_evaluator import Entry
 from services.cbo.bridge import Bridge
 from services.cbo.followed import judgements
+from services.cbo.judging import VERDICTS, Heard, Judged, Look, Seen, Terms, Verified, entries_of, files_of, judge
 from services.cbo.ladder import Changed
-from services.cbo.ports import Experience, Judgement, Outcome, Probed
+from services.cbo.ports import Experience, Judgement, Outcome
 from services.cbo.tasks import Task, targets_of
 
 log = structlog.get_logger(__name__)
 
 STOPPED = "stopped by the kill switch"
 """How the worker's ack begins when the kill switch came between claim and effect: the objective is planned again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """A task with its score; `probed` None where no probe was due."""
-
-    task: Task
-    score: tes.Score
-    probed: Probed | None
-    waiting: str = ""
-    """Why there is no score yet; the next pulse tries again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verified:
-    """One verification window looked at."""
-
-    task: Task
-    window: str
-    verdict: str
-    prober: str
-    detail: str
-    due_at: datetime
-
-    def to_json(self) -> Json:
-        return {
-            "task_id": self.task.id,
-            "domain": self.task.domain,
-            "window": self.window,
-            "verdict": self.verdict,
-            "prober": self.prober,
-            "detail": self.detail,
-            "due_at": iso(self.due_at),
-        }
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,83 +55,58 @@ class Critic:
 
     def _judge(self, task: Task) -> Judged:
         manifest = self._bridge.domains.get(task.domain)
-        ack: dict[str, Any] = task.ack or {}
-        no_work = ack.get("status") == "no_work"
-        probed: Probed | None = None
-        if manifest is not None and task.state in ("rehearsed", "done") and not no_work and not task.undo_of:
-            probed = self._probe(task, manifest)
-            if probed is None and task.probe_tries + 1 < self._bridge.options.probe_tries:
-                why = self._silent.get(manifest.prober, "the prober did not answer")
-                score = tes.Score(tes=None, stability=None, velocity=None, footprint=None, worked=False, note=why)
-                return Judged(task=task, score=score, probed=None, waiting=f"waits for its probe: {why}")
-            probed = probed or Probed(verdict="inconclusive", prober=manifest.prober, found="it could not be reached")
-        limits = manifest.limits if manifest is not None else Limits()
-        score = tes.score(
-            end_of(task, None if probed is None else probed.verdict),
-            limits,
-        )
-        return Judged(task=task, score=score, probed=probed)
+        terms = None if manifest is None else Terms.of(manifest)
+        prober = "" if terms is None else terms.prober
+        return judge(task, terms, lambda claims: self._ask(prober, task, claims), self._bridge.options.probe_tries)
 
-    def _probe(self, task: Task, manifest: DomainManifest) -> Probed | None:
-        claims = list((task.ack or {}).get("claims", ()))
-        missing = set(manifest.probes) - {str(each.get("kind")) for each in claims}
-        if missing:
-            return Probed(
-                verdict="inconclusive",
-                prober=manifest.prober,
-                found=f"the ack claims nothing that {', '.join(sorted(missing))} could check",
-            )
-        return self._ask(manifest.prober, task, claims)
-
-    def _ask(self, name: str, task: Task, claims: Sequence[Json]) -> Probed | None:
-        """None when the prober can't be reached."""
+    def _ask(self, name: str, task: Task, claims: Sequence[Json]) -> Heard:
+        """What the prober found, or why it can't be reached."""
         prober = self._bridge.peers.probers.get(name)
         if prober is None:
             self._silent[name] = f"there is no prober {name}"
         if name in self._silent or prober is None:
-            return None
+            return self._silent[name]
         try:
             return prober.probe(task.id, task.domain, task.owner, claims)
         except CalyxError as error:
             self._silent[name] = f"{name} can't be asked: {error.message}"
-            return None
+            return self._silent[name]
 
     def verify(self, now: datetime) -> list[Verified]:
         """Look again at every effect whose window has come."""
         found = []
         for task_id, window, due in self._bridge.store.rows("verifications_due", iso(now)):
             task = self._bridge.store.task(task_id)
-            verdict, prober, detail = self._verify(task, window, parse_iso(due), now)
+            look = self._look(task, window, parse_iso(due), now)
+            verdict, prober, detail = look.verdict()
             if verdict != "pending":
                 found.append(
                     Verified(
-                        task=task, window=window, verdict=verdict, prober=prober, detail=detail, due_at=parse_iso(due)
+                        task=task, window=window, due_at=parse_iso(due), look=look, verdict=verdict, prober=prober,
+                        detail=detail,
                     )
-                )
+                )  # fmt: skip
         return found
 
-    def _verify(self, task: Task, window: str, due: datetime, now: datetime) -> tuple[str, str, str]:
+    def _look(self, task: Task, window: str, due: datetime, now: datetime) -> Look:
+        """All that the verdict rests on; whoever need not be asked is not."""
         manifest = self._bridge.domains.get(task.domain)
-        if task.state == "undone":
-            return "cancelled", "", "undone"
-        if manifest is None or task.ack is None or task.ended_at is None:
-            return "inconclusive", "", "the domain is no longer there"
+        if task.state == "undone" or manifest is None or task.ack is None or task.ended_at is None:
+            return Look(undone=task.state == "undone", there=False)
         claims = list(task.ack.get("claims", ()))
-        later = self._touched_later(task, claims)
-        if later:
-            return "superseded", "", f"{later} changed it since"
         grace = max(
             self._bridge.options.windows.get(window, timedelta(minutes=1)),
             timedelta(seconds=2 * self._bridge.options.pulse_interval_seconds),
         )
-        late = now - due
-        if late > grace:
-            return "inconclusive", "", f"missed by downtime: {late.total_seconds():.0f} s late"
-        probed = self._ask(manifest.prober, task, claims)
-        if probed is None:
-            return "pending", manifest.prober, self._silent.get(manifest.prober, "")
-        verdict = {"confirmed": "held", "refuted": "regressed", "inconclusive": "inconclusive"}[probed.verdict]
-        return verdict, probed.prober, probed.found
+        look = Look(
+            undone=False,
+            there=True,
+            prober=manifest.prober,
+            late_seconds=(now - due).total_seconds(),
+            grace_seconds=grace.total_seconds(),
+            later=self._touched_later(task, claims),
+        )
+        return look if look.decided else replace(look, heard=self._ask(manifest.prober, task, claims))
 
     def _touched_later(self, task: Task, claims: Sequence[Json]) -> str:
         """The newest later task that changed what would be looked at (not just the same live log)."""
@@ -179,10 +120,6 @@ class Critic:
     def settle(self, critique: Critique, pulse: int, pulse_id: str, now: datetime) -> None:
         """Write scores, windows, beliefs and the ladder. Inside the caller's transaction."""
         store = self._bridge.store
-        scores: dict[str, list[tes.Score]] = {}
-        held: dict[str, int] = {}
-        failed: dict[str, int] = {}
-        regressed: dict[str, int] = {}
         for each in critique.judged:
             task = each.task
             if each.waiting:
@@ -191,38 +128,23 @@ class Critic:
             remembered = int(not _worth_remembering(task) or experience_id(task) in critique.experiences)
             made = (int(each.score.worked), each.score.tes, each.score.note, each.score.stability)
             store.run("task_scored", *made, pulse_id, remembered, task.id)
-            scores.setdefault(task.domain, []).append(each.score)
-            if task.has_effects and each.score.failed:
-                failed[task.domain] = failed.get(task.domain, 0) + 1
             self._settle_task(each, now)
         for look in critique.verified:
             domain = look.task.domain
             store.run("verification_done", look.verdict, iso(now), look.prober, look.detail, look.task.id, look.window)
-            if look.verdict == "held" and look.window == "+1m":
-                held[domain] = held.get(domain, 0) + 1
             if look.verdict == "regressed":
-                regressed[domain] = regressed.get(domain, 0) + 1
                 self._bridge.beliefs.learn(domain, look.task.procedure, False, now)
                 self._say(look.task, False)
                 store.run("verifications_cancel", f"regressed at {look.window}", look.task.id)
                 store.set_fact(
                     f"amend:{experience_id(look.task)}:{look.window}", f"regressed at {look.window}: {look.detail}"
                 )
-        for domain in self._bridge.domains:
-            pulse_tes = tes.pulse_tes(scores.get(domain, ()))
-            critique.by_domain[domain] = pulse_tes
-            entry = Entry(
-                pulse=pulse,
-                worked=pulse_tes.worked,
-                tes=pulse_tes.tes,
-                failures=pulse_tes.failures + regressed.get(domain, 0),
-                effects_held=held.get(domain, 0),
-                effects_failed=failed.get(domain, 0) + regressed.get(domain, 0),
-            )
-            if entry != Entry(pulse=pulse):
-                changed = self._bridge.ladder.take(domain, entry, now)
-                if changed is not None:
-                    critique.changed.append(changed)
+        seen = [Seen(domain=v.task.domain, window=v.window, verdict=v.verdict) for v in critique.verified]
+        for domain, (scored, entry) in entries_of(pulse, self._bridge.domains, critique.judged, seen).items():
+            critique.by_domain[domain] = scored
+            changed = None if entry is None else self._bridge.ladder.take(domain, entry, now)
+            if changed is not None:
+                critique.changed.append(changed)
         for task in store.tasks("tasks_unremembered"):
             if experience_id(task) in critique.experiences:
                 store.run("task_remembered", task.id)
@@ -246,7 +168,7 @@ class Critic:
             self._say(task, score.stability == 1.0)
         if task.state != "done" or task.ended_at is None or judged.probed is None:
             return
-        verdict = {"confirmed": "held", "refuted": "regressed", "inconclusive": "inconclusive"}[judged.probed.verdict]
+        verdict = VERDICTS[judged.probed.verdict]
         store.run(
             "verification_insert", task.id, "+0", iso(task.ended_at), verdict, iso(now), judged.probed.prober,
             judged.probed.found,
@@ -367,37 +289,6 @@ def _worth_remembering(task: Task) -> bool:
     return not task.undo_of and task.state != "cancelled" and (task.ack or {}).get("status") != "no_work"
 
 
-def end_of(task: Task, verdict: tes.Verdict | None) -> tes.End:
-    """What the score looks at."""
-    ack: dict[str, Any] = task.ack or {}
-    return tes.End(
-        state=task.state,
-        no_work=ack.get("status") == "no_work",
-        applied=bool(ack.get("applied")),
-        reverted=bool(ack.get("reverted")),
-        verdict=verdict,
-        duration_s=_duration(task, ack),
-        files=_files(task, ack),
-        undo=bool(task.undo_of),
-    )
-
-
-def _duration(task: Task, ack: dict[str, Any]) -> float:
-    if task.state in ("expired", "dead") or "duration_seconds" not in ack:
-        if task.ended_at is None or task.dispatched_at is None:
-            return float("inf")
-        return max(0.0, (task.ended_at - task.dispatched_at).total_seconds())
-    return float(ack["duration_seconds"])
-
-
-def _files(task: Task, ack: dict[str, Any]) -> int:
-    changed = int(ack.get("files_changed", 0))
-    if task.state != "rehearsed":
-        return changed
-    planned = {str(each.get("target")) for each in ack.get("plan", {}).get("changes", ())}
-    return max(changed, len(planned))
-
-
 def experience_id(task: Task) -> str:
     return f"x-{task.id}"
 
@@ -420,7 +311,7 @@ def experience_of(task: Task, now: datetime) -> Experience:
         evidence=task.tes_note,
         tes=task.tes,
         duration_seconds=float(ack["duration_seconds"]) if "duration_seconds" in ack else None,
-        files_changed=_files(task, ack) if ack else None,
+        files_changed=files_of(task, ack) if ack else None,
         confidence=task.prediction,
         context={
             "level": task.level.name,

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -129,7 +129,7 @@ class Dispatcher:
             if gated.verdict == "go":
                 self._sent[task.domain] += 1
                 self._effects[task.domain] += asked.request.does == "act"
-            self._note(_entry(now, pulse, task, rules, asked, heard[-1] if heard else None, gated, rule))
+            self._note(_entry(now, pulse, task, rules, asked, heard[-1] if heard else None, gated, rule, used))
         self._tell(task, gated, rule)
         return replace(task, gates=tuple(each.to_json() for each in gated.answers)), gated
 
@@ -244,10 +244,11 @@ def _entry(
     admission: Admission | None,
     gated: Gated,
     rule: str,
+    used: Mapping[str, Used] | None = None,
 ) -> Entry:
     return Entry(
         at=now, pulse=pulse, task=task.id, domain=task.domain, rules=rules.digest, asked=asked, admission=admission,
-        verdict=gated.verdict, rule=rule, answers=answers_of(gated),
+        verdict=gated.verdict, rule=rule, answers=answers_of(gated), used=used or {}, fault=rules.fault,
     )  # fmt: skip
 
 

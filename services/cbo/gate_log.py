@@ -7,7 +7,7 @@ same one, so that both count alike.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Self
 
@@ -158,6 +158,10 @@ class Entry:
     rule: str
     answers: tuple[tuple[str, str, str], ...]
     """(gate, answer, reason), in the gates' order."""
+    used: Mapping[str, Used] = field(default_factory=dict)
+    """By then, of the rules with a budget that concern its domain."""
+    fault: str = ""
+    """Why nothing might act at all."""
 
     @property
     def policy_passed(self) -> bool:
@@ -175,6 +179,8 @@ class Entry:
             "verdict": self.verdict,
             "rule": self.rule,
             "answers": [list(each) for each in self.answers],
+            "used": {name: asdict(each) for name, each in self.used.items()},
+            "fault": self.fault,
         }
 
     @classmethod
@@ -187,6 +193,7 @@ class Entry:
                 "asked": None if asked is None else Asked.from_json(asked),
                 "admission": None if admission is None else Admission(**admission),
                 "answers": tuple((gate, said, why) for gate, said, why in value["answers"]),
+                "used": {name: Used(**each) for name, each in value.get("used", {}).items()},
             }
         )
 

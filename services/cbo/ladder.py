@@ -132,7 +132,9 @@ class Ladder:
             after = taken.after(before)
             if after.level != before.level:
                 changed_at = now
-            self._store.run("ladder_entry_insert", domain, iso(now), json.dumps(taken.to_json()))
+            self._store.run(
+                "ladder_entry_insert", domain, iso(now), json.dumps({**taken.to_json(), "before": before.to_json()})
+            )
             self._store.run("ladder_save", domain, json.dumps(after.to_json()), iso(changed_at))
             self._standings[domain] = (after, changed_at)
         if after.level == before.level:
@@ -150,13 +152,15 @@ class Ladder:
                 )
 
     def hand_over(self) -> Json:
-        """For the pulse record, inside its transaction: what was taken in since the last one, and where all stand."""
+        """For the pulse record, inside its transaction: what was taken in since the last one, where its domain stood
+        before each, and where all stand."""
         after = int(self._store.fact(RECORDED) or 0)
         entries = [json.loads(row["entry"]) for row in self._store.rows("ladder_entries_after", after)]
         self._store.set_fact(RECORDED, str(after + len(entries)))
         with self._lock:
             standings = {domain: each.to_json() for domain, (each, _) in sorted(self._standings.items())}
-        return {"after": after, "entries": entries, "standings": standings}
+        before = [each.pop("before", None) for each in entries]
+        return {"after": after, "entries": entries, "before": before, "standings": standings}
 
     def _newest_entry(self) -> int:
         return int(self._store.value("SELECT coalesce(max(number), 0) FROM ladder_entry"))
@@ -190,21 +194,25 @@ class Ladder:
         if known is None:
             return None
         terms = self._terms(manifest)
-        return Rung(
-            domain=domain,
-            terms=terms,
-            standing=known[0],
-            decision=decide(known[0], terms),
-            run_required=run_required(known[0], terms),
-            effects_missing=effects_missing(known[0], terms),
-            demotions=demotions_recent(known[0], terms),
-            changed_at=known[1],
-        )
+        return rung_of(domain, known[0], terms, known[1])
 
     def rungs(self) -> list[Rung]:
         """Of every domain that is there, as of one moment."""
         found = (self._rung(domain, manifest) for domain, manifest in sorted(self._domains.items()))
         return [rung for rung in found if rung is not None]
+
+
+def rung_of(domain: str, standing: Standing, terms: Terms, changed_at: datetime) -> Rung:
+    return Rung(
+        domain=domain,
+        terms=terms,
+        standing=standing,
+        decision=decide(standing, terms),
+        run_required=run_required(standing, terms),
+        effects_missing=effects_missing(standing, terms),
+        demotions=demotions_recent(standing, terms),
+        changed_at=changed_at,
+    )
 
 
 GONE = Standing(level=Level.OBSERVE, reason="there is no such domain any more")

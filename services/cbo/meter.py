@@ -11,8 +11,9 @@ from chassis.clock import iso, parse_iso
 from services.cbo import kpis
 from services.cbo.bridge import Bridge
 from services.cbo.kpis import DomainConfidence, Kpi, SlotState, TesDay
+from services.cbo.measured import Measured
 from services.cbo.ports import Health
-from services.cbo.posterior import Bin, Calibration, calibration
+from services.cbo.posterior import Bin
 
 
 class AuditWindow:
@@ -84,6 +85,10 @@ class Meter:
 
     def kpis(self) -> tuple[Kpi, ...]:
         """The five, as of now."""
+        return self.measured().kpis()
+
+    def measured(self) -> Measured:
+        """What they rest on, as of now."""
         bridge = self._bridge
         now = bridge.clock.now()
         with self._lock:
@@ -91,29 +96,24 @@ class Meter:
             overridden = self._audit.count("override")
             executed = self._audit.count("policy.violation").total()
             blocked = self._audit.count("policy.blocked").total()
-            up = kpis.uptime(self._slots, self._slots_from, self._as_of(now))
-        return (
-            up,
-            kpis.mean_tes(self._tes_day(now), bridge.founded_at, now),
-            kpis.policy_violations(executed, blocked, bridge.founded_at, now),
-            kpis.confidence_delta(self._confidence(now), now),
-            kpis.overrides(overridden, bridge.founded_at, now),
+            slots, slots_from = dict(self._slots), self._slots_from
+        return Measured(
+            now=now,
+            founded_at=bridge.founded_at,
+            interval_seconds=bridge.options.pulse_interval_seconds,
+            slots=slots,
+            slots_from=slots_from,
+            tes=self._tes_day(now),
+            executed=executed,
+            blocked=blocked,
+            overrides=overridden,
+            confidence=tuple(self._confidence(now)),
+            bins=self._bins(now),
         )
 
-    def _as_of(self, now: datetime) -> datetime:
-        """The end of the newest slot read while that reading is fresh: what was not asked for yet is not down.
-
-        Older than two readings of two slots it is stale, and every slot since counts as unknown.
-        """
-        if not self._slots:
-            return now
-        newest = max(self._slots) + kpis.SLOT
-        fresh = 2 * (kpis.SLOT + timedelta(seconds=self._bridge.options.pulse_interval_seconds))
-        return newest if now - newest <= fresh else now
-
-    def calibration(self, now: datetime) -> Calibration:
+    def _bins(self, now: datetime) -> tuple[Bin, ...]:
         rows = self._bridge.store.rows("calibration", iso(now - kpis.WINDOW))
-        return calibration(
+        return tuple(
             Bin(count=count, predicted=predicted, succeeded=succeeded, squared_error=squared)
             for _, count, predicted, succeeded, squared in rows
         )

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from chassis.domains import DomainManifest, Level
-from services.cbo.critique import end_of
+from services.cbo.judging import end_of
 from services.cbo.ladder import Rung
 from services.cbo.tasks import Task
 from services.cbo.tes import score, unreachable_because

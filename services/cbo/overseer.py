@@ -41,11 +41,14 @@ from services.cbo.ports import Peers
 from services.cbo.proposals import Proposals
 from services.cbo.pulse import Pulse, Steps
 from services.cbo.report import report
+from services.cbo.seal import sealed
 from services.cbo.store import Store
 from services.cbo.withdrawals import Withdrawals
 
 log = structlog.get_logger(__name__)
 
+SEALED = "record_sealed"
+"""The fact that names the newest record and its seal."""
 HOURLY = ("metrics_summary", "log_rotation")
 """Built-in domains that come up by themselves every hour."""
 
@@ -115,6 +118,7 @@ class Overseer:
         self._one_pulse = threading.Lock()
         self._behind = False
         self._signed_on: date | None = None
+        self._kept_rules: set[str] = set()
         self._watchers: list[Callable[[Json], None]] = []
         self.last: Pulse | None = None
         self.ended_at: float | None = None
@@ -156,8 +160,16 @@ class Overseer:
             "planned": 0, "dispatched": 0, "ended": 0, "tes": None, "tes_note": reason, "tes_coverage": None,
             "kill_switch": whole["kill_switch"]["engaged"], "incidents": None, "mood": reason,
         }  # fmt: skip
-        self.bridge.store.end_pulse(number, "interrupted", summary, canonical_json(whole))
+        with self.bridge.store.transaction():
+            self.bridge.store.end_pulse(number, "interrupted", summary, canonical_json(self._sealed(whole)))
         self.bridge.audit.write("pulse.interrupted", pulse=pulse_id)
+
+    def _sealed(self, whole: Json) -> Json:
+        """In the transaction that keeps it: with the seal of the record before."""
+        store = self.bridge.store
+        made = sealed({**whole, "previous": json.loads(store.fact(SEALED) or "null")})
+        store.set_fact(SEALED, json.dumps({"id": made["id"], "digest": made["seal"]["digest"]}))
+        return made
 
     def _write_pending(self) -> None:
         """Records that were committed but perhaps not written."""
@@ -242,7 +254,7 @@ class Overseer:
         try:
             with bridge.store.transaction():
                 self._steps.settle(pulse)
-                whole = record.record_of(pulse, bridge, heads(bridge.layout.audit("cbo").parent))
+                whole = self._sealed(record.record_of(pulse, bridge, heads(bridge.layout.audit("cbo").parent)))
                 summary = record.summary_of(pulse)
                 bridge.store.end_pulse(pulse.number, "complete", summary, canonical_json(whole))
                 bridge.fault("settled")
@@ -257,6 +269,7 @@ class Overseer:
                 why=changed.reason, pulse=pulse.id,
             )  # fmt: skip
         try:
+            self._keep_rules()
             record.write(bridge.layout.pulses, pulse.id, pulse.started_at, whole, durable=bridge.options.durable)
         except OSError as error:
             log.error("pulse record kept in the database only", pulse=pulse.id, why=str(error))
@@ -265,6 +278,12 @@ class Overseer:
         self._forget_old(pulse.number)
         self.last, self.ended_at = pulse, bridge.clock.monotonic()
         return summary, kept
+
+    def _keep_rules(self) -> None:
+        counts = self.bridge.policy_file.in_force()
+        if counts.rules.digest not in self._kept_rules:
+            record.keep_rules(self.bridge.layout.pulses, counts.rules.digest, counts.text)
+            self._kept_rules.add(counts.rules.digest)
 
     def _checkpoint(self, pulse: str, heads: Mapping[str, str]) -> None:
         """The first pulse of a day signs the heads of all audit chains."""

@@ -1,7 +1,7 @@
 """Which procedure to try: Thompson sampling over posteriors, utility = success − weighted CPU and bytes."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from chassis.canonical import Json
 from chassis.rng import Rng
@@ -42,6 +42,9 @@ class Choice:
     prediction: float
     draws: tuple[Json, ...]
     reason: str
+    candidates: tuple[Candidate, ...] = ()
+    how: Json = field(default_factory=dict)
+    """What `choose` was told beside them, by value: `again` chooses the same."""
 
 
 def candidates(
@@ -96,4 +99,10 @@ def choose(candidates: Sequence[Candidate], rng: Rng) -> Choice:
         prediction=a / (a + b),
         draws=tuple(draws),
         reason=f"highest utility of {len(draws)}" if len(draws) > 1 else "the only procedure",
+        candidates=tuple(candidates),
     )
+
+
+def again(candidates: Sequence[Candidate], how: Json, rng: Rng) -> Choice:
+    """The choice that a record tells of."""
+    return choose(candidates, rng, **how)

@@ -21,11 +21,13 @@ from services.cbo.endings import endings
 from services.cbo.gates import Gated
 from services.cbo.history import hand_over
 from services.cbo.kpis import Kpi
+from services.cbo.measured import Measured
 from services.cbo.meter import Meter
 from services.cbo.objectives import Objective
 from services.cbo.planner import Choice, candidates, choose
 from services.cbo.ports import Capacity, Health, Incident, Recollection, Summary, Trends
 from services.cbo.posterior import NO_CALIBRATION, Calibration
+from services.cbo.steps import Declared, Step, domain_of
 from services.cbo.store import pulse_id
 from services.cbo.tasks import OPEN, STATE_OF, Task, task_id
 
@@ -66,9 +68,15 @@ class Pulse:
     seed: int = 0
     reflection: Reflection
     objectives: list[tuple[Objective, str]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    """What each due objective's planning rests on."""
+    busy: frozenset[str] = frozenset()
+    """Objectives whose last task had not ended."""
     planned: list[Planned] = field(default_factory=list)
     dispatched: list[Task] = field(default_factory=list)
     critique: Critique = field(default_factory=Critique)
+    measured: Measured | None = None
+    """What KPIs and calibration rest on."""
     kpis: tuple[Kpi, ...] = ()
     calibration: Calibration = NO_CALIBRATION
     gate_log: Json = field(default_factory=dict)
@@ -177,7 +185,7 @@ class Steps:
         pulse.seed = rng.seed
         self._dispatcher.new_pulse(pulse.reflection.silent.get("governor", ""))
         open_tasks = bridge.store.tasks("tasks_open")
-        busy = {task.objective_id for task in open_tasks if task.state in OPEN}
+        busy = pulse.busy = frozenset(task.objective_id for task in open_tasks if task.state in OPEN)
         asked = set()
         for task in open_tasks:
             if task.dispatched_at is None and not task.undo_of:
@@ -212,32 +220,38 @@ class Steps:
     def _plan_one(self, pulse: Pulse, objective: Objective, ordinal: int, rng: Rng) -> Planned | None:
         bridge = self._bridge
         recalled = self._recall(pulse, objective)
-        alike = (each.domain for each in recalled.matches)
-        domain = objective.domain or next((each for each in alike if each in bridge.domains), "")
-        domain = domain or next((d for d, m in bridge.domains.items() if m.objective == objective.text), "")
+        alike = [each.domain for each in recalled.matches]
+        there = tuple(sorted({each for each in (objective.domain, *alike) if each in bridge.domains}))
+        same = "" if there else next((d for d, m in bridge.domains.items() if m.objective == objective.text), "")
+        domain = domain_of(objective.domain, alike, there, same)
         manifest = bridge.domains.get(domain)
+        matches = tuple(each.to_json() for each in recalled.matches)
+        step = Step(objective=objective.id, there=there, same_words=same, matches=matches, summaries=recalled.summaries)
         if manifest is None:
+            pulse.steps.append(step)
             return None
-        if self._already_proposed(objective, domain):
+        declared = Declared.of(manifest, bridge.ladder.standing(domain).level)
+        step = replace(step, declared=declared, waiting=self._already_proposed(objective, domain))
+        if step.waiting:
+            pulse.steps.append(step)
             return None
-        params = {**manifest.params, **objective.params}
-        pinned = params.pop("procedure", "")
-        procedures = (pinned,) if pinned else manifest.procedures
+        params, procedures = declared.with_params(objective.params)
         choice = self._choose(domain, procedures, recalled.summaries, pulse.started_at, rng)
+        pulse.steps.append(step.chosen(choice))
         task = Task(
             id=task_id(bridge.station_id, pulse.number, ordinal),
             domain=domain,
             procedure=choice.procedure,
             owner=manifest.owner,
             state="ready",
-            level=bridge.ladder.standing(domain).level,
+            level=declared.level,
             created_at=pulse.started_at,
             objective_id=objective.id,
             objective=objective.text,
             params=params,
             prediction=choice.prediction,
             choices=choice.draws,
-            recalled=tuple(each.to_json() for each in recalled.matches),
+            recalled=matches,
             pulse_id=pulse.id,
         )
         task, gated = self._dispatcher.gate(task)
@@ -315,8 +329,8 @@ class Steps:
         if pulse.reflection.incidents:
             until = max(each.closed_at or each.opened_at for each in pulse.reflection.incidents)
             self._bridge.store.set_fact("incidents_until", iso(until))
-        pulse.kpis = self._meter.kpis()
-        pulse.calibration = self._meter.calibration(now)
+        pulse.measured = self._meter.measured()
+        pulse.kpis, pulse.calibration = pulse.measured.kpis(), pulse.measured.calibration()
         pulse.gate_log = hand_over(self._bridge.store)
         pulse.confidence = {key: value.mean for key, value in self._bridge.beliefs.all(now).items()}
         pulse.ended_at = now

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,17 @@ from chassis.canonical import Json, canonical_json
 from chassis.clock import iso
 from chassis.domain_book import WARN_DAYS
 from services.cbo.bridge import Bridge
-from services.cbo.critique import Judged
-from services.cbo.ladder import Rung
+from services.cbo.judging import Judged, heard_json, probe_json
+from services.cbo.ladder import Changed, Rung
+from services.cbo.objectives import Objective
+from services.cbo.posterior import Calibration
 from services.cbo.pulse import Planned, Pulse
 from services.cbo.report import report
-from services.cbo.tes import Score
+from services.cbo.tasks import Task
+from services.cbo.tes import PulseTes, Score
 
-SCHEMA = "calyx.pulse/1"
+SCHEMA = "calyx.pulse/2"
+"""From /2 on a record holds all that its decisions rest on, sealed, and the seal of the record before it."""
 
 
 def record_of(pulse: Pulse, bridge: Bridge, heads: Mapping[str, str]) -> Json:
@@ -35,21 +41,17 @@ def record_of(pulse: Pulse, bridge: Bridge, heads: Mapping[str, str]) -> Json:
             "objectives": [
                 {
                     "id": objective.id, "text": objective.text, "domain": objective.domain,
-                    "source": objective.source, "reason": reason,
+                    "source": objective.source, "reason": reason, **_timing(objective),
+                    "busy": objective.id in pulse.busy,
                 }
                 for objective, reason in pulse.objectives
             ],
-            "tasks": [_planned(each, states) for each in pulse.planned],
+            "steps": [each.to_json() for each in pulse.steps],
+            "tasks": [planned_json(each, states) for each in pulse.planned],
         },
         "gate_log": pulse.gate_log,
         "act": {
-            "dispatched": [
-                {
-                    "task_id": task.id, "domain": task.domain, "procedure": task.procedure, "owner": task.owner,
-                    "level": task.level.name, "rehearsal": task.rehearsal,
-                }
-                for task in pulse.dispatched
-            ]
+            "dispatched": [sent_json(task) for task in pulse.dispatched]
         },
         "critique": _critique(pulse, bridge),
         "audit_heads": dict(heads),
@@ -74,6 +76,16 @@ def interrupted(bridge: Bridge, pulse_id: str, started_at: datetime, reason: str
         "audit_heads": {},
         "rng": {"version": chassis.rng.VERSION, "seed": None},
     }  # fmt: skip
+
+
+@cache
+def sources() -> str:
+    """Digest of the code that decides, as this process found it: another one may decide otherwise."""
+    of = sha256()
+    for folder in (Path(__file__).parent, Path(chassis.rng.__file__).parent):
+        for path in sorted(folder.glob("*.py")):
+            of.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return of.hexdigest()
 
 
 def summary_of(pulse: Pulse) -> Json:
@@ -144,7 +156,14 @@ def _head(bridge: Bridge, pulse_id: str, started_at: datetime) -> Json:
         "station_id": bridge.station_id,
         "started_at": iso(started_at),
         "interval_seconds": bridge.options.pulse_interval_seconds,
-        "versions": {"code": bridge.version, "policy": policy, "rules": rules, "rng": chassis.rng.VERSION},
+        "versions": {
+            "code": bridge.version,
+            "sources": sources(),
+            "policy": policy,
+            "rules": rules,
+            "rng": chassis.rng.VERSION,
+        },
+        "probe_tries": bridge.options.probe_tries,
     }
 
 
@@ -197,7 +216,32 @@ def _reflect(pulse: Pulse) -> Json:
     }  # fmt: skip
 
 
-def _planned(planned: Planned, states: Mapping[Any, str]) -> Json:
+def _timing(objective: Objective) -> Json:
+    """When it is due, by value."""
+    schedule, last = objective.schedule, objective.last_planned_at
+    return {
+        "params": dict(objective.params),
+        "schedule": {
+            "every_seconds": None if schedule.every is None else schedule.every.total_seconds(),
+            "at": None if schedule.at is None else iso(schedule.at),
+            "every_pulse": schedule.every_pulse,
+        },
+        "last_planned_at": None if last is None else iso(last),
+    }
+
+
+def sent_json(task: Task) -> Json:
+    return {
+        "task_id": task.id,
+        "domain": task.domain,
+        "procedure": task.procedure,
+        "owner": task.owner,
+        "level": task.level.name,
+        "rehearsal": task.rehearsal,
+    }
+
+
+def planned_json(planned: Planned, states: Mapping[Any, str]) -> Json:
     task = planned.task
     fallback = {"go": "ready", "hold": "held", "propose": "proposed", "refuse": "rejected", "record": "recorded"}
     return {
@@ -211,6 +255,8 @@ def _planned(planned: Planned, states: Mapping[Any, str]) -> Json:
         "state": states.get(task.id, fallback[planned.gated.verdict]),
         "reason": planned.gated.reason,
         "new": planned.new,
+        "owner": task.owner,
+        "approval": task.approval,
         "gates": list(task.gates),
         "prediction": task.prediction,
         "draws": list(task.choices),
@@ -220,29 +266,39 @@ def _planned(planned: Planned, states: Mapping[Any, str]) -> Json:
 
 def _critique(pulse: Pulse, bridge: Bridge) -> Json:
     found = pulse.critique
-    calibration = pulse.calibration
     return {
-        "ended": [_judged(each) for each in found.judged],
-        "tes": {
-            domain: {"value": each.tes, "note": each.note, "failures": each.failures}
-            for domain, each in found.by_domain.items()
-        },
+        "ended": [judged_json(each) for each in found.judged],
+        "tes": {domain: tes_json(each) for domain, each in found.by_domain.items()},
         "ladder": [rung_json(rung) for rung in bridge.ladder.rungs()],
         "ladder_log": found.ladder_log,
-        "level_changes": [
-            {"domain": each.domain, "before": each.before.name, "after": each.after.name, "reason": each.reason}
-            for each in found.changed
-        ],
+        "level_changes": [change_json(each) for each in found.changed],
         "verifications": [each.to_json() for each in found.verified],
+        "looks": [each.look.to_json() for each in found.verified],
+        "measured": None if pulse.measured is None else pulse.measured.to_json(),
         "kpis": [each.to_json() for each in pulse.kpis],
-        "calibration": {
-            "predictions": calibration.predictions, "brier": calibration.brier, "ece": calibration.ece,
-        },
+        "calibration": calibration_json(pulse.calibration),
         "experiences": list(found.experiences),
     }  # fmt: skip
 
 
-def _judged(judged: Judged) -> Json:
+def tes_json(made: PulseTes) -> Json:
+    return {"value": made.tes, "note": made.note, "failures": made.failures}
+
+
+def change_json(changed: Changed) -> Json:
+    return {
+        "domain": changed.domain,
+        "before": changed.before.name,
+        "after": changed.after.name,
+        "reason": changed.reason,
+    }
+
+
+def calibration_json(made: Calibration) -> Json:
+    return {"predictions": made.predictions, "brier": made.brier, "ece": made.ece}
+
+
+def judged_json(judged: Judged) -> Json:
     task, score = judged.task, judged.score
     probe = judged.probed
     return {
@@ -259,7 +315,13 @@ def _judged(judged: Judged) -> Json:
         "velocity": score.velocity,
         "footprint": score.footprint,
         "prediction": task.prediction,
-        "probe": None if probe is None else {"verdict": probe.verdict, "prober": probe.prober, "found": probe.found},
+        "probe": None if probe is None else probe_json(probe),
+        "undo_of": task.undo_of,
+        "probe_tries": task.probe_tries,
+        "dispatched_at": None if task.dispatched_at is None else iso(task.dispatched_at),
+        "ended_at": None if task.ended_at is None else iso(task.ended_at),
+        "terms": None if judged.terms is None else judged.terms.to_json(),
+        "heard": heard_json(judged.heard),
     }
 
 
@@ -270,6 +332,7 @@ def rung_json(rung: Rung) -> Json:
         "level": rung.level.name,
         "earned_level": standing.level.name,
         "max_level": rung.max_level.name,
+        "void": rung.terms.void,
         "reason": rung.decision.reason,
         "since": standing.reason,
         "next": rung.decision.next,
@@ -289,6 +352,18 @@ def paths(folder: Path, pulse_id: str, started_at: datetime) -> tuple[Path, Path
     """The JSON and the Markdown file of a pulse."""
     day = folder / f"{started_at:%Y%m%d}"
     return day / f"{pulse_id}.json", day / f"{pulse_id}.md"
+
+
+def keep_rules(folder: Path, digest: str, text: str) -> None:
+    """The policy that records name by its digest, by value, once, beside them."""
+    path = rules_path(folder, digest)
+    if digest and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text.encode())
+
+
+def rules_path(folder: Path, digest: str) -> Path:
+    return folder / "policies" / f"{digest}.yaml"
 
 
 def write(folder: Path, pulse_id: str, started_at: datetime, record: Json, *, durable: bool = True) -> None:

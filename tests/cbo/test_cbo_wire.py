@@ -90,7 +90,7 @@ def test_a_person_walks_through_the_whole_contract(station: Station, connect: Co
     pulse = stub.RunPulse(pb.RunPulseRequest()).pulse
     assert pulse.tes.value == 100.0 and pulse.tes.coverage == 1.0
     whole = stub.GetPulse(pb.GetPulseRequest())
-    assert whole.summary.id == "bp-000000002" and '"schema":"calyx.pulse/1"' in whole.record_json
+    assert whole.summary.id == "bp-000000002" and '"schema":"calyx.pulse/2"' in whole.record_json
     assert whole.report_markdown.startswith("# Check-in bp-000000002")
     assert [each.id for each in stub.ListPulses(pb.ListPulsesRequest()).pulses] == ["bp-000000002", "bp-000000001"]
     inbox = stub.ListTasks(pb.ListTasksRequest(waiting_for_person=True)).tasks
