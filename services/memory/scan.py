@@ -135,9 +135,10 @@ def _codes(words: Words, column: Sequence[bytes]) -> NDArray[np.int32]:
 
 def _seconds(times: Sequence[bytes]) -> NDArray[np.float64]:
     """Seconds since 1970 of times as `chassis.clock.iso` writes them; NaN where one is no time at all."""
-    if all(isinstance(each, bytes) and len(each) == _ISO_CHARS and each.endswith(b"Z") for each in times):
+    written = np.array(times)
+    if written.dtype == f"S{_ISO_CHARS}" and (written.view("S1")[_ISO_CHARS - 1 :: _ISO_CHARS] == b"Z").all():
         try:
-            moments = np.array(times, dtype=f"S{_ISO_CHARS - 1}").astype("datetime64[us]")  # without the Z
+            moments = written.astype(f"S{_ISO_CHARS - 1}").astype("datetime64[us]")  # without the Z
             return np.where(np.isnat(moments), np.nan, moments.astype(np.int64) / 1e6)
         except (ValueError, UserWarning):  # numpy warns of what looks like a zone
             pass  # one of them is damaged
