@@ -57,7 +57,7 @@ def read_manifest(payload: bytes, layout: Layout, builtin: Mapping[str, DomainMa
     except ValueError as error:
         raise InvalidInput(f"domain manifest: {error}") from error
     if canonical != payload.removesuffix(b"\n"):  # OpenSSH signs the file, and a file of text ends in a newline
-        raise InvalidInput("domain manifest: it is not canonical JSON; `calyx domain sign` makes it so")
+        raise InvalidInput("domain manifest: it is not canonical JSON; `calyx domain sign [--plain]` makes it so")
     manifest = DomainManifest.from_mapping(raw)
     if why := refusal(manifest, layout, builtin):
         raise Refused(f"{manifest.domain}: {why}")

@@ -3,23 +3,20 @@
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from chassis import consent
 from chassis.clock import iso
+from chassis.domains import DomainManifest
 from chassis.errors import CalyxError, Damaged, InvalidInput, NotFound
-from cli import folders, manifests
+from cli import editions, folders, manifests, operator_keys
+from cli.editions import DaysOption, KeyOption, OutOption
 from cli.output import JsonFlag, emit, note, say
 from cli.reach import Reach, reach_of
 from cli.tables import facts, tell
 from cli.times import parse_span
-
-KeyOption = Annotated[str, typer.Option("--key", help="Name of the key that signs; usually there is only one.")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="Where to write it.")]
-DaysOption = Annotated[int, typer.Option("--days", help=f"How long it lasts, at most {manifests.DAYS}.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -27,10 +24,11 @@ def register(app: typer.Typer) -> None:
     group.command("list")(list_)
     group.command("show")(show)
     group.command("new")(new)
-    group.command("keygen")(keygen)
-    group.command("sign")(sign)
-    group.command("approve")(approve)
+    group.command("sign")(editions.sign)
+    group.command("approve")(editions.approve)
+    group.command("renew")(editions.renew)
     group.command("revoke")(revoke)
+    operator_keys.register(group)
     group.command("allow-path")(folders.allow_path)
     group.command("forbid-path")(folders.forbid_path)
     app.add_typer(
@@ -62,16 +60,9 @@ def create(
         ttl=ttl,
     )  # fmt: skip
     payload = draft.manifest(reach)
-    if not manifests.key_name(reach):
-        manifests.make_key(reach, manifests.USUAL_KEY)
-    return _approve(reach, manifests.sign(reach, payload))
-
-
-def _approve(reach: Reach, envelope: bytes) -> str:
-    from calyx.cbo.v1 import cbo_pb2 as pb
-
-    text = envelope.decode(errors="replace")
-    return str(reach.cbo().ApproveDomain(pb.ApproveDomainRequest(envelope_json=text)).manifest_digest)
+    manifests.one_signature_is_enough(reach)
+    manifests.first_key(reach)
+    return editions.sent(reach, manifests.sign(reach, payload))
 
 
 def list_(ctx: typer.Context, json: JsonFlag = False) -> None:
@@ -137,10 +128,19 @@ def _listed(reach: Reach) -> dict[str, Any]:
             "undo_by": each.undo_by,
             "rehearses": each.rehearses,
             "blocked": blocked.get(name) if each.signed_by else "",
+            "warning": _warning(each, blocked.get(name) or "", reach),
         }
         for name, each in known.items()
     ]
     return {"domains": domains, "left_out": left_out, "fault": "; ".join(faults)}
+
+
+def _warning(manifest: DomainManifest, blocked: str, reach: Reach) -> str:
+    """That it ends soon; nothing of one that was revoked."""
+    from chassis.domain_book import ending
+
+    found = ending(manifest, reach.clock.now())
+    return "" if found is None or blocked.startswith("revoked") else found.reason
 
 
 def _words(each: dict[str, Any]) -> None:
@@ -157,24 +157,14 @@ def _words(each: dict[str, Any]) -> None:
         rows.append(("signed", f"by {each['source']}, edition {each['serial']}, until {each['expires_at'][:10]}"))
         state = "unknown, the overseer can't be asked" if each["blocked"] is None else each["blocked"] or "yes"
         rows.append(("may run", state))
+    if each["warning"]:
+        rows.append(("note", each["warning"]))
     facts(rows)
 
 
 def _allowed(path: dict[str, Any]) -> str:
     waits = "" if path["confirmed_at"] else "; its first effect needs your approval"
     return f"{path['path']} (by {path['by']}, {path['at'][:10]}{waits})"
-
-
-def keygen(
-    ctx: typer.Context,
-    name: Annotated[str, typer.Option("--name", help="What to call it.")] = manifests.USUAL_KEY,
-    json: JsonFlag = False,
-) -> None:
-    """A key to sign domains with. Example: calyx domain keygen --name alice"""
-    reach = reach_of(ctx)
-    manifests.station_of(reach)
-    made = manifests.make_key(reach, name)
-    emit(made, json, lambda v: say(f"{v['name']} ({v['keyid'][:12]}): keep {v['private']} to yourself"))
 
 
 def new(
@@ -216,17 +206,7 @@ def new(
         probes=probe or [], undo_by=undo_by, rehearses=rehearses, ttl=timedelta(seconds=parse_span(ttl)),
         max_level=max_level, attempts=attempts, files=files, days=days, serial=serial,
     ).manifest(reach)  # fmt: skip
-    if (sign or approve) and not manifests.key_name(reach, key):
-        note(f"calyx: a new key: {manifests.make_key(reach, manifests.USUAL_KEY)['private']}")
-    made = manifests.sign(reach, payload, key) if sign or approve else payload + b"\n"
-    if approve:
-        _approve(reach, made)
-    file = out
-    if file is None and not approve:
-        file = Path(f"{name}.signed.json" if sign else f"{name}.json")
-    if file is not None:
-        _write(file, made)
-    _tell_made(reach, payload, file, json, signed=sign or approve, approved=approve)
+    editions.hand_out(reach, payload, name, json, sign=sign, approve=approve, key=key, out=out)
 
 
 def _asked(name: str, paths: list[str], title: str) -> tuple[str, list[str], str]:
@@ -239,43 +219,6 @@ def _asked(name: str, paths: list[str], title: str) -> tuple[str, list[str], str
             break
         paths = [*paths, given]
     return owner, paths, title
-
-
-def sign(
-    ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(help="A manifest, JSON or YAML.")],
-    days: DaysOption = manifests.DAYS,
-    key: KeyOption = "",
-    out: OutOption = None,
-    json: JsonFlag = False,
-) -> None:
-    """Sign a manifest with your key. Example: calyx domain sign notes.json"""
-    import yaml
-
-    from chassis.canonical import canonical_json
-
-    reach = reach_of(ctx)
-    manifests.station_of(reach)
-    try:
-        value = yaml.safe_load(_read(file))
-        value = {**value, "expires_at": value.get("expires_at") or manifests.until(reach.clock.now(), days)}
-        payload = canonical_json(value)
-    except (yaml.YAMLError, TypeError, ValueError, AttributeError) as error:
-        raise InvalidInput(f"{file} is not a manifest: {str(error).splitlines()[0]}; times in quotes") from error
-    manifests.checked(payload, reach.layout)
-    made = manifests.sign(reach, payload, key)
-    target = out or file.with_suffix(".signed.json")
-    _write(target, made)
-    _tell_made(reach, payload, target, json, signed=True, approved=False)
-
-
-def approve(ctx: typer.Context, file: Path, json: JsonFlag = False) -> None:
-    """Admit a signed manifest: the station takes it up at once. Example: calyx domain approve notes.signed.json"""
-    reach = reach_of(ctx)
-    digest = _approve(reach, _read(file))
-    emit(
-        {"digest": digest, "approved": True}, json, lambda v: say(f"admitted: {v['digest'][:12]}; `calyx domain list`")
-    )
 
 
 def revoke(
@@ -294,47 +237,3 @@ def revoke(
         json,
         lambda v: say(f"{v['domain']} runs nothing any more; what it did can be undone"),
     )
-
-
-def _tell_made(reach: Reach, payload: bytes, file: Path | None, json: bool, *, signed: bool, approved: bool) -> None:
-    manifest = manifests.checked(payload, reach.layout)
-    value = {
-        "domain": manifest.domain,
-        "digest": manifest.digest,
-        "serial": manifest.serial,
-        "owner": manifest.owner,
-        "paths": list(manifest.paths),
-        "expires_at": None if manifest.expires_at is None else iso(manifest.expires_at),
-        "file": None if file is None else str(file),
-        "signed": signed,
-        "approved": approved,
-    }
-
-    def words(v: dict[str, Any]) -> None:
-        folders = ", ".join(v["paths"]) or "no folder"
-        say(f"{v['domain']}, edition {v['serial']}: {v['owner']} may change {folders}, until {v['expires_at'][:10]}")
-        if v["approved"]:
-            say(f"admitted; it starts at {manifest.start_level.name}. A token for {v['owner']}: calyx agent invite")
-        else:
-            step = "approve" if v["signed"] else "sign"
-            say(f"written to {v['file']}; next: calyx domain {step} {v['file']}")
-
-    emit(value, json, words)
-
-
-def _read(file: Path) -> bytes:
-    from chassis.signing import MAX_BYTES, read_plain
-
-    try:
-        return read_plain(file, MAX_BYTES)
-    except OSError as error:
-        raise InvalidInput(f"{file} can't be read: {error.strerror or error}") from error
-
-
-def _write(file: Path, data: bytes) -> None:
-    from chassis.atomic import write_whole
-
-    try:
-        write_whole(file.absolute(), data)
-    except OSError as error:
-        raise InvalidInput(f"{file} can't be written: {error.strerror}") from error

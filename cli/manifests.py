@@ -6,16 +6,19 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chassis.canonical import canonical_json
+from chassis.canonical import canonical_json, digest
 from chassis.clock import iso
 from chassis.consent import folder_of
 from chassis.domains import DomainManifest, Level, load_domains
-from chassis.errors import InvalidInput, NotFound, Unavailable
+from chassis.errors import InvalidInput, NotFound, Refused, Unavailable
 from chassis.layout import DEPLOY, Layout
 from cli.reach import Reach
 
 if TYPE_CHECKING:
+    from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]  # public, not re-exported
+
     from chassis.domain_book import DomainBook
+    from chassis.operator_keys import Trusted
 
 USUAL_KEY = "operator"
 DAYS = 90
@@ -109,13 +112,30 @@ def book(reach: Reach) -> "DomainBook":
     return DomainBook(reach.layout, builtin(), reach.clock)
 
 
+def ending_soon(reach: Reach) -> list[dict[str, str]]:
+    """Domains that end soon or have ended, as the overseer sees them. It is asked only if the files name any."""
+    from calyx.cbo.v1 import cbo_pb2 as pb
+
+    from chassis.domain_book import ending
+
+    now = reach.clock.now()
+    if not any(ending(each, now) for each in book(reach).admitted()):
+        return []
+    listed = reach.cbo().ListDomains(pb.ListDomainsRequest()).domains
+    return [
+        {"domain": each.domain, "warning": each.warning, "answer_with": f"calyx domain renew {each.domain}"}
+        for each in listed
+        if each.warning
+    ]
+
+
 def make_key(reach: Reach, name: str) -> dict[str, Any]:
     """A key pair of this station's operator. Raises Duplicate when it is there."""
-    from chassis import signing
+    from chassis import operator_keys
 
     private = _keys(reach) / f"{name}.key"
     public = reach.layout.operator_keys / f"{name}.pub"
-    made = signing.make_key(private, public)
+    made = operator_keys.make_key(private, public)
     return {"name": name, "keyid": made.keyid, "private": str(private), "public": str(public)}
 
 
@@ -134,20 +154,87 @@ def key_name(reach: Reach, given: str = "") -> str:
     return ""
 
 
+def trusted(reach: Reach) -> "Trusted":
+    from chassis.operator_keys import trusted_keys
+
+    return trusted_keys(reach.layout.operator_keys)
+
+
+def first_key(reach: Reach, given: str = "") -> str:
+    """Makes the station's first key where nobody has one yet, and says where it lies; empty where there is one.
+
+    Raises NotFound where others sign here, with keys whose private halves are elsewhere: none is made behind them.
+    """
+    if key_name(reach, given):
+        return ""
+    if trusted(reach).keys:
+        raise NotFound(
+            "no private key lies here, but keys count already: sign with `ssh-keygen -Y sign -n calyx-domain`, or make "
+            "one with `calyx domain keygen`"
+        )
+    return str(make_key(reach, USUAL_KEY)["private"])
+
+
+def one_signature_is_enough(reach: Reach) -> None:
+    """Raises Refused where more than one person has to sign."""
+    if (required := trusted(reach).required) > 1:
+        raise Refused(
+            f"{required} have to sign here: make it with `calyx domain new … --sign`, have it signed again with "
+            "`calyx domain sign FILE`, then `calyx domain approve FILE`"
+        )
+
+
+def renewed(reach: Reach, name: str, days: int) -> tuple[bytes, str]:
+    """The next edition of an admitted domain, ready to be signed, and why the present one does not count (empty: it
+    does). Raises NotFound, InvalidInput, Refused, Unavailable."""
+    from chassis.domain_book import DOMAIN
+    from chassis.signing import MAX_BYTES, read_letter, read_plain, strict_json
+
+    if name in builtin():
+        raise NotFound(f"{name} is built in: it needs no signature, and ends with its release")
+    path = reach.layout.admitted / f"{name}.json"
+    try:
+        if not DOMAIN.fullmatch(name):
+            raise FileNotFoundError
+        last = strict_json(read_letter(read_plain(path, MAX_BYTES)).envelope.payload)
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no domain {name!r} to renew; `calyx domain list` shows them") from error
+    except OSError as error:
+        raise Unavailable(f"{path} can't be read: {error.strerror or error}") from error
+    if not isinstance(last, dict) or not isinstance(last.get("serial"), int):
+        raise InvalidInput(f"{path} is no manifest; make a new one with `calyx domain new`")
+    value = {
+        **last, "serial": last["serial"] + 1, "previous": digest(last), "expires_at": until(reach.clock.now(), days),
+    }  # fmt: skip
+    value.pop("not_before", None)
+    payload = canonical_json(value)
+    checked(payload, reach.layout)
+    return payload, book(reach).faults.get(path.name, "")
+
+
 def sign(reach: Reach, payload: bytes, key: str = "") -> bytes:
-    """The payload in an envelope. Raises NotFound without a key, and for one whose public half is not here."""
-    from chassis import signing
+    """The payload in an envelope. Raises NotFound without a key, and for one whose public half does not count here."""
     from chassis.domain_book import PAYLOAD_TYPE
+    from chassis.signing import seal
+
+    return seal(payload, PAYLOAD_TYPE, signer(reach, key))
+
+
+def signer(reach: Reach, key: str = "") -> "CryptoSigner":
+    """The key to sign with. Raises NotFound as `sign` does, InvalidInput when one has to be named."""
+    from chassis.operator_keys import load_key
 
     name = key_name(reach, key)
     if not name:
         raise NotFound("there is no key to sign with; `calyx domain keygen` makes one")
-    signer = signing.load_key(_keys(reach) / f"{name}.key")
-    if signer.public_key.keyid not in signing.trusted_keys(reach.layout.operator_keys).keys:
+    found, count = load_key(_keys(reach) / f"{name}.key"), trusted(reach)
+    if found.public_key.keyid in count.revoked:
+        raise NotFound(f"the key {name} was revoked; take another with --key, or make one: calyx domain keygen")
+    if found.public_key.keyid not in count.keys:
         raise NotFound(
             f"the public half of {name} is not in {reach.layout.operator_keys}; put it there, or take another"
         )
-    return signing.seal(payload, PAYLOAD_TYPE, signer)
+    return found
 
 
 def _keys(reach: Reach) -> Path:

@@ -143,12 +143,16 @@ def inbox(ctx: typer.Context, json: JsonFlag = False) -> None:
     """What waits for your answer, newest first. Example: calyx inbox"""
     from calyx.cbo.v1 import cbo_pb2 as pb
 
+    from cli.manifests import ending_soon
+
     reach = reach_of(ctx)
     answer = reach.cbo().ListTasks(pb.ListTasksRequest(limit=100, waiting_for_person=True))
     waiting = [{**row_json(task), "answer_with": answers_to(row_json(task))} for task in answer.tasks]
     waiting.sort(key=lambda t: t["at"] or "", reverse=True)
 
     def words(v: dict[str, Any]) -> None:
+        for each in v["domains"]:
+            tell(each["warning"])
         if not v["tasks"]:
             tell(
                 "Nothing waits for you. Plans that need your yes stand here; what was done already is in "
@@ -163,7 +167,7 @@ def inbox(ctx: typer.Context, json: JsonFlag = False) -> None:
             for command in _answers(task):
                 say(f"  {command}")
 
-    emit({"tasks": waiting}, json, words)
+    emit({"tasks": waiting, "domains": ending_soon(reach)}, json, words)
 
 
 def show(ctx: typer.Context, id: str, json: JsonFlag = False) -> None:
