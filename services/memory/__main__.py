@@ -36,6 +36,7 @@ from chassis.settings import StationSettings, load
 from services.memory.coarse import CoarseIndex
 from services.memory.compact import Terms
 from services.memory.drain import Drain
+from services.memory.faults import explained
 from services.memory.gather import Gather
 from services.memory.index import VectorIndex
 from services.memory.memory import Memory
@@ -48,7 +49,7 @@ from services.memory.retention import rules_of
 from services.memory.servicer import ALLOW, MemoryServicer
 from services.memory.settings import MemorySettings
 from services.memory.signet import root_keys
-from services.memory.store import Store, explained
+from services.memory.store import Store
 from services.memory.succession import Successor, folder_of, remember_folder, serving_model
 
 log = structlog.get_logger(__name__)

@@ -17,8 +17,9 @@ from chassis.atomic import fsync_dir, write_whole
 from chassis.errors import Damaged
 from services.memory.commits import REDO_MARK
 from services.memory.damage import Damage, Kind
+from services.memory.faults import explained
 from services.memory.queries import SQL
-from services.memory.store import Store, explained
+from services.memory.store import Store
 from services.memory.verify import check_file
 
 KEPT = 14

@@ -17,12 +17,13 @@ from itertools import islice
 from chassis.canonical import digest
 from chassis.clock import iso, parse_iso
 from services.memory.commits import Change
+from services.memory.faults import explained
 from services.memory.members import Member, member_of, one_snapshot, roll_up, rollup_of
 from services.memory.queries import SQL
 from services.memory.retention import Rule, orphans_of, retire, rule_for
 from services.memory.rows import hydrate
 from services.memory.shelf import Shelf
-from services.memory.store import Store, explained
+from services.memory.store import Store
 
 PAGE = 512
 """Rows looked at in one go; while they are, nobody waits."""

@@ -2,7 +2,7 @@
 
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from services.memory.pages import Pages
 from services.memory.quarantine import Quarantine
 from services.memory.queries import SQL
 from services.memory.restore import Restored, restore
-from services.memory.roots import RootKeys, close_days, sign_again
+from services.memory.roots import RootKeys, close_days
 from services.memory.shelf import Shelf
 from services.memory.store import Store
 from services.memory.verify import Expected, Found, Verdict, check_redo, check_store
@@ -60,11 +60,6 @@ class Integrity:
         """For a periodic: sign the root of each day that is over."""
         if days := close_days(self._store, self._clock.now(), self._keys.seal):
             self._audit.write("memory.roots", days=days, signed=self._keys.seal is not None)
-
-    def sign_again(self, days: Collection[str], why: str) -> None:
-        """Sign the roots of these days as they are now; for whoever changed them and says why."""
-        sign_again(self._store, days, self._clock.now(), self._keys.seal, why)
-        self._audit.write("memory.roots", days=sorted(days), signed=self._keys.seal is not None, why=why)
 
     def verify(self) -> Verdict:
         """Check everything; quarantine, drop or make anew what is damaged. What it says of each is in `done`."""

@@ -14,9 +14,10 @@ from typing import Any
 from chassis.canonical import canonical_json, digest
 from chassis.clock import iso
 from chassis.errors import Damaged
-from services.memory.experience import Experience, event_digest, first_finding
+from services.memory.experience import Experience, Finding, event_digest, first_finding
+from services.memory.inserts import insert_experience, insert_finding
 from services.memory.queries import SQL
-from services.memory.rows import Stored, hydrate, moment_of, outcome_of
+from services.memory.rows import Stored, experience_in, hydrate, mapping_of, outcome_of
 
 EVIDENCE_DROPPED = "its evidence was dropped when it was rolled up"
 """What stands in the place of the evidence of an experience that was a member and is a row again."""
@@ -91,14 +92,21 @@ def member_of(stored: Stored, outcome_seq: int) -> Member:
 
 
 def roll_up(connection: sqlite3.Connection, member: Member) -> None:
-    """Put it in the place of its row; its roll-up is made here if it is the first."""
-    rollup = rollup_of(connection, member.facts)
-    if rollup is None:
-        rollup = connection.execute(SQL["insert_rollup"], member.facts).lastrowid
-        facts = [(rollup, key, value) for key, value in member.context.items()]
-        connection.executemany(SQL["insert_rollup_fact"], facts)
-    connection.execute(SQL["insert_member"], {**member.fields, "rollup": rollup})
+    """Put it in the place of its row."""
+    insert_member(connection, member.facts, member.context, member.fields)
     remove_row(connection, member.seq)
+
+
+def insert_member(
+    connection: sqlite3.Connection, facts: Facts, context: Mapping[str, str], fields: Mapping[str, Any]
+) -> None:
+    """A row of `member`, in the roll-up with these facts; that is made if this is its first."""
+    rollup = rollup_of(connection, facts)
+    if rollup is None:
+        rollup = connection.execute(SQL["insert_rollup"], facts).lastrowid
+        told = [(rollup, key, value) for key, value in context.items()]
+        connection.executemany(SQL["insert_rollup_fact"], told)
+    connection.execute(SQL["insert_member"], {**fields, "rollup": rollup})
 
 
 def remove_row(connection: sqlite3.Connection, seq: int) -> None:
@@ -127,46 +135,13 @@ def bring_back(connection: sqlite3.Connection, event_id: str) -> int | None:
     row, stored = found[0], hydrate_members(found)[0]
     if stored.damage:
         raise Damaged(f"experience {event_id!r}: {stored.damage}; run `calyx memory verify`, restore a backup")
-    each = stored.experience
-    fields = {
-        "seq": stored.seq,
-        "id": each.id,
-        "station_id": each.station_id,
-        "namespace": each.namespace,
-        "origin": each.origin,
-        "kind": each.kind,
-        "objective": stored.objective_key,
-        "domain": each.domain,
-        "procedure": each.procedure,
-        "task_id": each.task_id,
-        "pulse_id": each.pulse_id,
-        "occurred_at": row["occurred_at"],
-        "recorded_at": row["recorded_at"],
-        "digest": row["event_digest"],
-    }
-    connection.execute(SQL["insert_event_again"], fields)
-    facts = [(stored.seq, key, value) for key, value in each.context.items()]
-    connection.executemany(SQL["insert_context"], facts)
-    if each.confidence is not None:
-        connection.execute(SQL["insert_confidence"], (stored.seq, each.confidence))
-    finding = first_finding(each, row["recorded_at"])
-    outcome = {
-        "seq": row["outcome_seq"],
-        "event": stored.seq,
-        "outcome": each.outcome.value,
-        "tes": each.tes,
-        "duration_seconds": each.duration_seconds,
-        "files_changed": each.files_changed,
-        "cost": row["cost"],
-        "evidence": each.evidence,
-        "recorded_at": row["recorded_at"],
-        "digest": finding.digest(each.id),
-    }
-    connection.execute(SQL["insert_outcome_again"], outcome)
+    each, recorded_at = stored.experience, row["recorded_at"]
+    insert_experience(connection, each, recorded_at, row["event_digest"], stored.objective_key, stored.seq)
+    insert_finding(connection, stored.seq, each.id, first_finding(each, recorded_at), row["outcome_seq"])
     remove_member(connection, stored.seq)
     # Its outcome has another digest without the evidence, so the day's root is to be signed anew; see roots.py.
     why = f"experience {each.id} was rolled up, became a row again and lost its evidence"
-    connection.execute(SQL["set_meta"], (f"root_changed:{row['recorded_at'][:10]}", why))
+    connection.execute(SQL["set_meta"], (f"root_changed:{recorded_at[:10]}", why))
     return stored.seq
 
 
@@ -206,27 +181,17 @@ def hydrate_members(rows: Sequence[sqlite3.Row]) -> list[Stored]:
 
 def _stored(row: sqlite3.Row) -> Stored:
     damage: str | None = None
-    experience = Experience(
-        id=row["id"],
-        station_id=row["station_id"],
-        namespace=row["namespace"],
-        origin=row["origin"],
-        kind=row["kind"],
-        objective=row["objective"],
-        domain=row["domain"],
-        procedure=row["procedure"],
-        task_id=row["task_id"],
-        pulse_id=row["pulse_id"],
-        occurred_at=moment_of(row["occurred_at"]),
+    finding = Finding(
+        amendment_id=None,
         outcome=outcome_of(row["outcome"]),
-        context=_mapping(row["context"]),
         tes=row["tes"],
         duration_seconds=row["duration_seconds"],
         files_changed=row["files_changed"],
-        confidence=row["predicted"],
+        cost=mapping_of(row["cost"]),
         evidence=EVIDENCE_DROPPED,
-        cost=_mapping(row["cost"]),
+        recorded_at=row["recorded_at"],
     )
+    experience = experience_in(row, mapping_of(row["context"]), finding)
     if _digest(experience, row) != row["digest"]:
         damage = "the member or its roll-up does not match the digest"
     elif event_digest(experience, row["recorded_at"]) != row["event_digest"]:
@@ -259,15 +224,6 @@ def _digest(experience: Experience, row: "sqlite3.Row | Mapping[str, Any]") -> s
     )
 
 
-def _mapping(text: str) -> dict[str, Any]:
-    """What can't be read becomes empty here; the digest then does not match, and says so."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def check_members(connection: sqlite3.Connection) -> list[tuple[str, str]]:
     """(what, why) of every member, roll-up and tombstone that does not hold. `connection` reads one snapshot."""
     damages: list[tuple[str, str]] = []
@@ -278,7 +234,7 @@ def check_members(connection: sqlite3.Connection) -> list[tuple[str, str]]:
                 damages.append((f"member {each.experience.id} (row {each.seq})", each.damage))
         last = rows[-1]["seq"]
     for rollup, context, facts in connection.execute(SQL["rollup_contexts"]):
-        if _mapping(context) != json.loads(facts):
+        if mapping_of(context) != json.loads(facts):
             damages.append((f"roll-up {rollup}", "the facts that recall filters by are not those of its context"))
     for seq, table in connection.execute(SQL["in_two_places"]):
         damages.append((f"event row {seq}", f"it is a row and in {table} as well"))

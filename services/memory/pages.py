@@ -14,7 +14,7 @@ from typing import Any
 HEADER = b"SQLite format 3\x00"
 USUAL_PAGE = 4096
 WAL_HEADER, FRAME = 32, 24
-TABLE_LEAF, INDEX_LEAF, INDEX_INTERIOR, TABLE_INTERIOR = 13, 10, 2, 5
+INDEX_LEAF, INDEX_INTERIOR, TABLE_INTERIOR = 10, 2, 5
 MOST_COLUMNS = 20
 MOST_BYTES = 1 << 20
 """A record of ours is shorter: an objective, an evidence, sixty-four facts."""

@@ -29,9 +29,6 @@ INSERT INTO outcome (seq, event, amendment_id, outcome, tes, duration_seconds, f
 VALUES (:seq, :event, :amendment_id, :outcome, :tes, :duration_seconds, :files_changed, :cost, :evidence,
         :recorded_at, :digest);
 
--- name: insert_feedback
-INSERT INTO feedback (event, verdict, query, cosine, task_id, caller, recorded_at) VALUES (?, ?, ?, NULL, '', ?, ?);
-
 -- name: insert_vector
 INSERT INTO vector (objective, model_sha256, dimension, vector, digest) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (objective, model_sha256) DO NOTHING;
@@ -47,9 +44,6 @@ SELECT value FROM meta WHERE key = ?;
 
 -- name: amendment
 SELECT event FROM outcome WHERE amendment_id = ?;
-
--- name: count_feedback
-SELECT count(*) FROM feedback;
 
 -- name: events_by_seq
 SELECT seq, id, station_id, namespace, origin, kind, objective AS objective_key, objective.text AS objective, domain,
@@ -72,11 +66,6 @@ FROM outcome WHERE event IN (SELECT value FROM json_each(?)) ORDER BY event, seq
 
 -- name: vectors_by_key
 SELECT objective, vector FROM vector WHERE model_sha256 = ? AND objective IN (SELECT value FROM json_each(?));
-
--- name: all_vectors
-SELECT objective, objective.text, model_sha256, dimension, vector, digest
-FROM vector JOIN objective ON objective.key = vector.objective
-WHERE model_sha256 = ? AND objective > ? ORDER BY objective LIMIT ?;
 
 -- name: newest
 SELECT seq FROM event UNION ALL SELECT seq FROM member ORDER BY seq DESC LIMIT ?;
@@ -116,11 +105,6 @@ SELECT objective FROM vector WHERE model_sha256 = ? ORDER BY objective;
 
 -- name: scan_vectors
 SELECT objective, dimension, vector FROM vector WHERE model_sha256 = ? ORDER BY objective;
-
--- name: pending
-SELECT key, text FROM objective
-WHERE NOT EXISTS (SELECT 1 FROM vector WHERE vector.objective = objective.key AND vector.model_sha256 = ?)
-ORDER BY key LIMIT ?;
 
 -- name: highest_given
 SELECT name, seq FROM sqlite_sequence WHERE name IN ('event', 'outcome');
@@ -169,18 +153,6 @@ DELETE FROM rollup_fact WHERE rollup = ?;
 
 -- name: remove_rollup
 DELETE FROM rollup WHERE seq = ?;
-
--- name: insert_event_again
-INSERT INTO event (seq, id, station_id, namespace, origin, kind, objective, domain, procedure, task_id, pulse_id,
-                   occurred_at, recorded_at, digest)
-VALUES (:seq, :id, :station_id, :namespace, :origin, :kind, :objective, :domain, :procedure, :task_id, :pulse_id,
-        :occurred_at, :recorded_at, :digest);
-
--- name: insert_outcome_again
-INSERT INTO outcome (seq, event, amendment_id, outcome, tes, duration_seconds, files_changed, cost, evidence,
-                     recorded_at, digest)
-VALUES (:seq, :event, NULL, :outcome, :tes, :duration_seconds, :files_changed, :cost, :evidence, :recorded_at,
-        :digest);
 
 -- name: member_by_id
 SELECT member.*, station_id, namespace, origin, kind, objective AS objective_key, text AS objective, domain,
@@ -274,6 +246,3 @@ SELECT count(*) FROM rollup;
 
 -- name: count_members
 SELECT count(*) FROM member;
-
--- name: member_numbers
-SELECT seq, outcome_seq FROM member;

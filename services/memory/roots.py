@@ -6,7 +6,7 @@ A leaf is `<table> <number> <digest>`. Rows that were rolled up or retired keep 
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -140,17 +140,6 @@ def close_days(store: Store, now: datetime, seal: Seal | None) -> list[str]:
         with store.transaction("forget that a day changed") as connection:
             connection.execute(SQL["drop_meta"], (CHANGED + day,))
     return due
-
-
-def sign_again(store: Store, days: Collection[str], now: datetime, seal: Seal | None, why: str) -> None:
-    """Sign the roots of days that are over anew, as their rows are now."""
-    today = iso(now)[:10]
-    for day in sorted(days):
-        with closing(store.snapshot()) as connection:
-            connection.execute("BEGIN")
-            root = day_roots(connection, day).get(day)
-        if root is not None and day < today:
-            _keep(store, root, now, seal, why)
 
 
 def _keep(store: Store, root: DayRoot, now: datetime, seal: Seal | None, why: str) -> None:

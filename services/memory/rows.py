@@ -2,9 +2,10 @@
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from chassis.clock import parse_iso
 from services.memory.experience import Experience, Finding, Outcome, event_digest
@@ -48,7 +49,7 @@ def _stored(row: sqlite3.Row, facts: dict[str, str], outcomes: Sequence[sqlite3.
             tes=each["tes"],
             duration_seconds=each["duration_seconds"],
             files_changed=each["files_changed"],
-            cost=_cost(each["cost"]),
+            cost=mapping_of(each["cost"]),
             evidence=each["evidence"],
             recorded_at=each["recorded_at"],
         )
@@ -59,27 +60,7 @@ def _stored(row: sqlite3.Row, facts: dict[str, str], outcomes: Sequence[sqlite3.
         damage = "its outcome is missing"
         findings = [_no_finding(row["recorded_at"])]
     first, last = findings[0], findings[-1]
-    experience = Experience(
-        id=row["id"],
-        station_id=row["station_id"],
-        namespace=row["namespace"],
-        origin=row["origin"],
-        kind=row["kind"],
-        objective=row["objective"],
-        domain=row["domain"],
-        procedure=row["procedure"],
-        task_id=row["task_id"],
-        pulse_id=row["pulse_id"],
-        occurred_at=moment_of(row["occurred_at"]),
-        context=facts,
-        outcome=first.outcome,
-        tes=first.tes,
-        duration_seconds=first.duration_seconds,
-        files_changed=first.files_changed,
-        confidence=row["predicted"],
-        evidence=first.evidence,
-        cost=first.cost,
-    )
+    experience = experience_in(row, facts, first)
     if event_digest(experience, row["recorded_at"]) != row["digest"]:
         damage = "the row, its objective, its context or its prediction does not match the digest"
     return Stored(
@@ -91,10 +72,35 @@ def _stored(row: sqlite3.Row, facts: dict[str, str], outcomes: Sequence[sqlite3.
     )
 
 
+def experience_in(row: sqlite3.Row, context: Mapping[str, str], first: Finding) -> Experience:
+    """What a row of `event`, or a member with its roll-up, says with its first outcome."""
+    return Experience(
+        id=row["id"],
+        station_id=row["station_id"],
+        namespace=row["namespace"],
+        origin=row["origin"],
+        kind=row["kind"],
+        objective=row["objective"],
+        domain=row["domain"],
+        procedure=row["procedure"],
+        task_id=row["task_id"],
+        pulse_id=row["pulse_id"],
+        occurred_at=_moment_of(row["occurred_at"]),
+        context=context,
+        outcome=first.outcome,
+        tes=first.tes,
+        duration_seconds=first.duration_seconds,
+        files_changed=first.files_changed,
+        confidence=row["predicted"],
+        evidence=first.evidence,
+        cost=first.cost,
+    )
+
+
 # A value that can't be read becomes a neutral one here; its digest then does not match, and says so.
 
 
-def moment_of(text: str) -> datetime:
+def _moment_of(text: str) -> datetime:
     try:
         return parse_iso(text)
     except ValueError:
@@ -108,12 +114,12 @@ def outcome_of(text: str) -> Outcome:
         return Outcome.UNKNOWN
 
 
-def _cost(text: str) -> dict[str, float]:
+def mapping_of(text: str) -> dict[str, Any]:
     try:
-        cost = json.loads(text)
+        value = json.loads(text)
     except ValueError:
         return {}
-    return cost if isinstance(cost, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _no_finding(recorded_at: str) -> Finding:

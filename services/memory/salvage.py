@@ -11,7 +11,7 @@ import structlog
 from services.memory.damage import Damage
 from services.memory.hashing import check_events, check_outcomes, vectors
 from services.memory.inserts import objective_key
-from services.memory.members import hydrate_members, retired_digest, rollup_of
+from services.memory.members import hydrate_members, insert_member, retired_digest
 from services.memory.migrate import migrate
 from services.memory.pages import Pages, Record
 from services.memory.queries import SQL
@@ -173,12 +173,7 @@ def _take_members(ours: sqlite3.Connection, theirs: sqlite3.Connection) -> None:
                 str(objective_key(ours, row["objective"])),
                 *(row[name] for name in ("domain", "procedure", "outcome", "context")),
             )
-            rollup = rollup_of(ours, facts)
-            if rollup is None:
-                rollup = ours.execute(SQL["insert_rollup"], facts).lastrowid
-                each = [(rollup, key, value) for key, value in stored.experience.context.items()]
-                ours.executemany(SQL["insert_rollup_fact"], each)
-            ours.execute(SQL["insert_member"], {**dict(row), "rollup": rollup})
+            insert_member(ours, facts, stored.experience.context, dict(row))
     for row in theirs.execute(SQL["all_retired"]).fetchall():
         if retired_digest(row) == row["digest"] and row["seq"] not in taken:
             ours.execute(SQL["insert_retired"], dict(row))

@@ -16,9 +16,10 @@ from chassis.clock import parse_iso
 from services.memory.catalog import OUTCOME_CODES, STANDING_CODES, Catalog, Words
 from services.memory.embedding import Vectors
 from services.memory.experience import REHEARSAL
+from services.memory.faults import explained
 from services.memory.index import Keys
 from services.memory.queries import SQL
-from services.memory.store import Store, explained
+from services.memory.store import Store
 
 BATCH = 16_384
 _OUTCOMES = {name.encode(): code for name, code in OUTCOME_CODES.items()}
@@ -99,14 +100,6 @@ class Scan:
             columns["outcome"][columns["standing"] < 0] = -1
         places, _ = _places(seqs, [seq for (seq,) in self._connection.execute(*REHEARSALS)])
         columns["rehearsal"][places] = True
-
-    def _timed(self, row: tuple[Any, ...]) -> bool:
-        try:
-            parse_iso(row[5])
-        except (ValueError, TypeError):
-            self.unusable.append(int(row[0]))
-            return False
-        return True
 
     def keys(self, model_sha256: str) -> Keys:
         """Objectives that have a vector of this model, rising."""

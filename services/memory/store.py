@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from chassis.errors import Damaged, Refused
 from services.memory.commits import REDO_MARK, Change, Commits, T, Work
 from services.memory.experience import Experience, Finding, event_digest, first_finding, told, told_finding
-from services.memory.faults import explained as explained
+from services.memory.faults import explained
 from services.memory.frames import check_wal
 from services.memory.inserts import insert_experience, insert_finding, objective_key, seq_of
 from services.memory.members import bring_back, read
@@ -36,6 +36,10 @@ class Appended:
 
     seq: int
     objective_key: int
+
+
+TakeUp = Callable[[Appended, Experience], None]
+"""What takes a durable row up in RAM; runs under `change`."""
 
 
 class Store:
@@ -169,18 +173,15 @@ class Store:
         """
         return self._commits.do(what, work)
 
-    def append(
-        self, experience: Experience, recorded_at: str, then: Callable[[Appended], None] | None = None
-    ) -> Appended | None:
+    def append(self, experience: Experience, recorded_at: str, then: TakeUp | None = None) -> Appended | None:
         """Store one experience durably; None if its id was already there, as a row or in a roll-up."""
         return self.commit("record", _recording(experience, recorded_at, then))
 
     def append_all(
-        self, experiences: Sequence[Experience], recorded_at: str, then: Callable[[Appended, Experience], None]
+        self, experiences: Sequence[Experience], recorded_at: str, then: TakeUp
     ) -> list[Appended | BaseException | None]:
         """`append` for callers that wait together; each has its own answer, or what it would have raised."""
-        works = [_recording(each, recorded_at, partial(_swapped, then, each)) for each in experiences]
-        return self._commits.do_all("record", works)
+        return self._commits.do_all("record", [_recording(each, recorded_at, then) for each in experiences])
 
     def amend(self, event_id: str, finding: Finding, then: Callable[[int], None] | None = None) -> int | None:
         """Add an outcome as a new row and return its event's number; None if the amendment was already there.
@@ -200,28 +201,6 @@ class Store:
             return Change(result=seq, entries=(entry,), then=None if then is None else lambda: then(seq))
 
         return self.commit("amend", work)
-
-    def add_feedback(self, event_id: str, useful: bool, query: str, caller: str, recorded_at: str) -> int:
-        """Add a judgement; returns how many there are."""
-
-        def work(connection: sqlite3.Connection) -> Change[int]:
-            seq, verdict = seq_of(connection, event_id), "useful" if useful else "useless"
-            number = connection.execute(SQL["insert_feedback"], (seq, verdict, query, caller, recorded_at)).lastrowid
-            entry = {
-                "kind": "feedback",
-                "seq": number,
-                "id": event_id,
-                "verdict": verdict,
-                "query": query,
-                "cosine": None,
-                "task_id": "",
-                "caller": caller,
-                "recorded_at": recorded_at,
-            }
-            labels = _scalar(connection, SQL["count_feedback"])
-            return Change(result=labels, entries=(entry,))
-
-        return self.commit("record feedback", work)
 
     def add_vectors(self, model_sha256: str, vectors: Sequence[tuple[int, str, bytes]]) -> None:
         """Give objectives, told as (key, text, vector), their vectors of this model; one that is there stays."""
@@ -333,19 +312,8 @@ class Store:
             found = connection.execute(SQL["vectors_by_key"], (model_sha256, json.dumps(list(keys))))
             return {row[0]: row[1] for row in found}
 
-    def pending(self, model_sha256: str, limit: int) -> list[tuple[int, str]]:
-        """(key, text) of objectives without a vector of this model, oldest first."""
-        with self._reading("read pending objectives") as connection:
-            return [tuple(row) for row in connection.execute(SQL["pending"], (model_sha256, limit))]
 
-
-def _swapped(then: Callable[[Appended, Experience], None], experience: Experience, appended: Appended) -> None:
-    then(appended, experience)
-
-
-def _recording(
-    experience: Experience, recorded_at: str, then: Callable[[Appended], None] | None
-) -> Work[Appended | None]:
+def _recording(experience: Experience, recorded_at: str, then: TakeUp | None) -> Work[Appended | None]:
     sealed = event_digest(experience, recorded_at)
     first = first_finding(experience, recorded_at)
 
@@ -364,7 +332,9 @@ def _recording(
             "recorded_at": recorded_at,
             "experience": told(experience),
         }
-        return Change(result=appended, entries=(entry,), then=None if then is None else partial(then, appended))
+        return Change(
+            result=appended, entries=(entry,), then=None if then is None else partial(then, appended, experience)
+        )
 
     return work
 

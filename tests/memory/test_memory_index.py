@@ -204,7 +204,7 @@ def test_eight_bits_find_what_exact_numbers_find_among_thousands_that_lie_close_
     coarse.add(keys, vectors)
     few = np.arange(5, 6000, 20, dtype=np.int64)
     many = np.setdiff1d(np.arange(6001), few)
-    for row in range(0, 6000, 200):
+    for row in range(0, 6000, 750):
         asked = vectors[row] + 0.01 * rng.standard_normal(dimension).astype(np.float32)
         for among in (None, few, many):
             assert coarse.nearest(asked, 50, among) == exact.nearest(asked, 50, among)

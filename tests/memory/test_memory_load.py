@@ -22,7 +22,7 @@ from services.memory.memory import Memory
 from services.memory.servicer import ALLOW, MemoryServicer
 
 MOST = 16
-CALLS = 4_000
+CALLS = 3_000
 OK, EXHAUSTED = grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
