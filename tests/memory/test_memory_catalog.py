@@ -82,6 +82,7 @@ def test_the_scan_takes_the_last_outcome_and_the_first_score_and_names_rows_that
     memory.close()
     path = tmp_path / "memory" / "experience.sqlite"
     with sqlite3.connect(path) as damaged:
+        damaged.execute("PRAGMA ignore_check_constraints = ON")
         for (guard,) in damaged.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
             damaged.execute(f"DROP TRIGGER {guard}")
         damaged.execute("UPDATE event SET occurred_at = 'yesterday' WHERE seq = 3")
