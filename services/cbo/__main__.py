@@ -8,6 +8,7 @@ from importlib.metadata import version
 import prometheus_client
 from calyx.agent.v1 import agent_pb2_grpc
 from calyx.cbo.v1 import cbo_pb2_grpc
+from calyx.inbox.v1 import inbox_pb2_grpc
 
 from chassis.ancestry import Lineage
 from chassis.audit import Audit
@@ -26,10 +27,11 @@ from chassis.rpc.client import connect
 from chassis.rpc.server import Served, run_service
 from chassis.settings import StationSettings, load
 from chassis.signing import load_key, seal
-from services.cbo import agent_servicer, persons, servicer
+from services.cbo import agent_servicer, inbox_servicer, persons, servicer
 from services.cbo.bridge import Options
 from services.cbo.joining import LEASE_SECONDS
 from services.cbo.metrics import PulseMetrics
+from services.cbo.notify_targets import FILE, Targets, page_of
 from services.cbo.overseer import Overseer
 from services.cbo.peers import peers_over
 from services.cbo.policy import SHIPPED, Policy
@@ -68,7 +70,10 @@ def main() -> None:
                 keep_archive=timedelta(days=settings.keep_archive_days),
                 probe_tries=settings.probe_tries,
                 undo_wait_seconds=settings.undo_wait_seconds,
+                answer_within=timedelta(days=settings.answer_days),
             ),
+            targets=Targets(settings.notify_file or station.secrets / FILE),
+            page=lambda: settings.page.rstrip("/") or page_of(layout),
         )
         overseer.start()
     except (CalyxError, OSError) as error:
@@ -81,7 +86,7 @@ def main() -> None:
         outside.close()
         overseer.close()
 
-    began = clock.monotonic()
+    lineage, began = Lineage(layout.svf / "claimed"), clock.monotonic()
     patience_seconds = 60.0 + 3 * settings.pulse_interval_seconds
 
     def serves() -> None:
@@ -103,11 +108,23 @@ def main() -> None:
                 cbo_pb2_grpc.add_CboServiceServicer_to_server,
                 persons.guarded(
                     servicer.CboServicer(overseer, executor),
-                    Lineage(layout.svf / "claimed"),
+                    lineage,
                     executor,
                     overseer.bridge.audit,
                 ),
                 servicer.ALLOW,
+            ),
+            Served(
+                inbox_servicer.FULL_NAME,
+                inbox_pb2_grpc.add_InboxServiceServicer_to_server,
+                persons.guarded(
+                    inbox_servicer.InboxServicer(overseer, executor),
+                    lineage,
+                    executor,
+                    overseer.bridge.audit,
+                    inbox_servicer.DECIDES,
+                ),
+                inbox_servicer.ALLOW,
             ),
             Served(
                 agent_servicer.FULL_NAME,
@@ -117,7 +134,7 @@ def main() -> None:
             ),
         ],
         checks={"store": serves},
-        periodics=overseer.periodics(settings.reap_seconds, settings.compact_seconds),
+        periodics=overseer.periodics(settings.reap_seconds, settings.compact_seconds, settings.notify_seconds),
         clock=clock,
         executor=executor,
         on_stop=close,

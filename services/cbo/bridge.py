@@ -39,6 +39,8 @@ class Options:
     probe_tries: int = 3
     """A prober that can't be reached is asked again in as many pulses; then the TES stays unknown."""
     undo_wait_seconds: float = 4.0
+    answer_within: timedelta = timedelta(days=7)
+    """How long a plan or proposal waits for a person; then it ends, as if it had never been made."""
     durable: bool = True
     """False: commits and records are not synced to disk. For a virtual station, whose day nobody needs to keep."""
     recall_limit: int = 8

@@ -20,7 +20,7 @@ from services.cbo.followed import judgements
 from services.cbo.judging import VERDICTS, Heard, Judged, Look, Seen, Terms, Verified, entries_of, files_of, judge
 from services.cbo.ladder import Changed
 from services.cbo.ports import Experience, Judgement, Outcome
-from services.cbo.tasks import Task, targets_of
+from services.cbo.tasks import State, Task, targets_of
 
 log = structlog.get_logger(__name__)
 
@@ -183,7 +183,9 @@ class Critic:
             if row["id"] != task.id and row["created_at"] <= iso(task.created_at):
                 older = self._bridge.store.task(row["id"])
                 if older.scored or older.state == "proposed":
-                    self._bridge.store.answer_task(older, "expired", f"superseded by {task.id}")
+                    # A proposal never began: expired, it would be scored as a failure.
+                    to: State = "expired" if older.scored else "rejected"
+                    self._bridge.store.answer_task(older, to, f"superseded by {task.id}")
 
     def violations(self, ended: Sequence[Task]) -> list[str]:
         """Effects outside what the manifest, the consents and the policy allowed when the task was sent, or of a

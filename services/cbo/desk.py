@@ -10,14 +10,15 @@ import structlog
 from chassis.canonical import sha256_hex
 from chassis.clock import iso
 from chassis.domains import Level
-from chassis.errors import Drifted, InvalidInput, NotFound, Refused
+from chassis.errors import InvalidInput, NotFound, Refused
 from services.cbo import objectives
 from services.cbo.admissions import Admissions
+from services.cbo.approvals import Approvals
 from services.cbo.bridge import Bridge
 from services.cbo.dispatch import UNDO_GATES, Dispatcher, intake
 from services.cbo.ladder import Rung
 from services.cbo.objectives import Objective, Schedule
-from services.cbo.tasks import OPEN, Task, approved_id, undo_id
+from services.cbo.tasks import OPEN, Task, undo_id
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +42,8 @@ class Desk:
     def __init__(self, bridge: Bridge, dispatcher: Dispatcher) -> None:
         self._bridge, self._dispatcher = bridge, dispatcher
         self.admissions = Admissions(bridge, self.cancel)
+        self.approvals = Approvals(bridge, dispatcher)
+        self.approve, self.reject = self.approvals.approve, self.approvals.reject
         self._engaged = bridge.store.fact("kill_switch") == "engaged"
         self._switch = threading.Lock()
 
@@ -76,77 +79,7 @@ class Desk:
             self._bridge.audit.write("objective.cancelled", objective=objective_id, by=who)
         return self._bridge.store.objective(objective_id)
 
-    # answers to proposals
-
-    def approve(self, task_id: str, plan_digest: str, who: str) -> Task:
-        """Yes to the plan the person saw: a second task with effects, at once. The same one when repeated.
-
-        Raises Refused when there is nothing (any more) to approve, Drifted when the plan is another one.
-        """
-        bridge = self._bridge
-        task = bridge.store.task(task_id)
-        if task.approved_as:
-            return bridge.store.task(task.approved_as)
-        if task.state == "proposed":
-            self._askable(task, plan_digest)
-        else:
-            self._approvable(task, plan_digest)
-        second = replace(
-            task,
-            id=approved_id(task.id),
-            state="ready",
-            rehearsal=False,
-            rehearsal_of=task.id if task.state == "rehearsed" else "",
-            approval=who,
-            approved_as="",
-            ended_pulse_id="",
-            created_at=bridge.clock.now(),
-            dispatched_at=None,
-            ended_at=None,
-            scored=False,
-            probe_tries=0,
-            tes=None,
-            tes_note="",
-            stability=None,
-            ack=None,
-            why="",
-            remembered=False,
-            attempt=0,
-        )
-        second, gated = self._dispatcher.gate(second)
-        if gated.verdict == "refuse":
-            bridge.audit.write("policy.blocked", task=second.id, domain=second.domain, why=gated.reason)
-            raise Refused(f"{task_id} can't run: {gated.reason}")
-        hold = gated.verdict != "go"
-        second = replace(second, state="held" if hold else "ready", why=gated.reason if hold else "")
-        with bridge.store.transaction():
-            if bridge.store.run("task_approved", second.id, task.id):
-                bridge.store.add_task(second)
-        bridge.audit.write("task.approved", task=task.id, second=second.id, plan=plan_digest, by=who)
-        if not hold:
-            self._dispatcher.send([second])
-        bridge.bell.ring()
-        return bridge.store.task(second.id)
-
-    def _approvable(self, task: Task, plan_digest: str) -> None:
-        """A rehearsed plan, and the one that the person saw."""
-        if task.state != "rehearsed":
-            why = f" ({task.why})" if task.why else ""
-            raise Refused(f"{task.id} is {task.state}{why}; only a rehearsal is approved")
-        if not task.scored:
-            raise Refused(f"{task.id} has not been probed yet; the next pulse does it")
-        if not plan_digest:
-            raise InvalidInput("name the plan_digest you saw; `calyx task show` has it")
-        if plan_digest != task.plan_digest:
-            raise Drifted(f"the plan of {task.id} is {task.plan_digest[:12]}, not {plan_digest[:12]}; nothing was done")
-
-    def _askable(self, task: Task, plan_digest: str) -> None:
-        """A proposal that nobody can rehearse: then the yes is to the task itself, and there is no plan to name."""
-        manifest = self._bridge.domains.get(task.domain)
-        if manifest is None or manifest.rehearses or task.level is not Level.GUIDE:
-            raise Refused(f"{task.id} is a suggestion, nothing was rehearsed; raise {task.domain} to GUIDE first")
-        if plan_digest:
-            raise InvalidInput(f"{task.id} was not rehearsed, so it has no plan; approve it without a plan_digest")
+    # tasks
 
     def requeue(self, task_id: str, who: str) -> Task:
         """A dead task gets one more attempt under its own id; a score that it had goes into the audit log.
@@ -172,19 +105,6 @@ class Desk:
         if not again:
             raise Refused(f"the exchange does not take {task_id} back: {bridge.store.task(task_id).why or 'no grant'}")
         return bridge.store.task(task.id)
-
-    def reject(self, task_id: str, why: str, who: str) -> Task:
-        """No. Not an override."""
-        task = self._bridge.store.task(task_id)
-        if task.state == "rejected":
-            return task
-        if task.state not in ("proposed", "rehearsed") or task.approved_as:
-            raise Refused(f"{task_id} is {'approved' if task.approved_as else task.state}; there is nothing to reject")
-        self._bridge.store.answer_task(task, "rejected", f"rejected by {who}: {why}" if why else f"rejected by {who}")
-        self._bridge.audit.write("task.rejected", task=task_id, by=who, why=why)
-        self._bridge.store.run("objectives_finished")
-        self._bridge.bell.ring()
-        return self._bridge.store.task(task_id)
 
     def cancel(self, task_id: str, why: str, who: str) -> Task:
         """Ends what has not begun; a running one is asked to stop, which is an override."""
@@ -374,7 +294,9 @@ class Desk:
 
     def _know(self, engaged: bool) -> None:
         self._engaged = engaged
-        self._bridge.store.set_fact("kill_switch", "engaged" if engaged else "")
+        with self._bridge.store.transaction():
+            self._bridge.store.set_fact("kill_switch", "engaged" if engaged else "")
+            self._bridge.store.set_fact("kill_switch_since", iso(self._bridge.clock.now()) if engaged else "")
 
     def notice_kill_switch(self) -> None:
         """A flag set or removed by hand goes into the audit log too, as soon as it is seen."""

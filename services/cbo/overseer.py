@@ -34,6 +34,8 @@ from services.cbo.joining import Joining
 from services.cbo.kpis import Kpi
 from services.cbo.ladder import Ladder
 from services.cbo.meter import Meter
+from services.cbo.notify import Notifier
+from services.cbo.notify_targets import FILE, Send, Targets, send_by_apprise
 from services.cbo.objectives import Objective, Schedule
 from services.cbo.policy import Policy
 from services.cbo.policy_file import PolicyFile
@@ -43,6 +45,7 @@ from services.cbo.pulse import Pulse, Steps
 from services.cbo.report import report
 from services.cbo.seal import sealed
 from services.cbo.store import Store
+from services.cbo.waiting import Waiting
 from services.cbo.withdrawals import Withdrawals
 
 log = structlog.get_logger(__name__)
@@ -77,6 +80,9 @@ class Overseer:
         seal: Seal | None = None,
         policy_file: Path | None = None,
         options: Options | None = None,
+        targets: Targets | None = None,
+        send: Send = send_by_apprise,
+        page: Callable[[], str] = lambda: "",
         fault: Callable[[str], None] = no_fault,
     ) -> None:
         options = options or Options()
@@ -113,6 +119,8 @@ class Overseer:
         proposals = Proposals(self.bridge, self._dispatcher)
         self.joining = Joining(self.bridge, proposals, self.agents, valid, LeaseFile(layout, clock))
         self.inbox = Inbox(layout.svf, proposals)
+        self.waiting = Waiting(self.bridge)
+        self.notifier = Notifier(self.bridge, self.waiting, targets or Targets(layout.secrets / FILE), send, page)
         self._steps = Steps(self.bridge, self._dispatcher, self._meter)
         self._withdrawals = Withdrawals(self.bridge)
         self._one_pulse = threading.Lock()
@@ -198,12 +206,15 @@ class Overseer:
         with self._one_pulse:
             self.bridge.store.close()
 
-    def periodics(self, reap_seconds: float = 1.0, compact_seconds: float = 300.0) -> tuple[Periodic, ...]:
+    def periodics(
+        self, reap_seconds: float = 1.0, compact_seconds: float = 300.0, notify_seconds: float = 10.0
+    ) -> tuple[Periodic, ...]:
         return (
             Periodic(name="cbo.pulse", every_seconds=self.bridge.options.pulse_interval_seconds, step=self.step),
             Periodic(name="cbo.reap", every_seconds=reap_seconds, step=self.reap),
             Periodic(name="cbo.compact", every_seconds=compact_seconds, step=self.compact),
             Periodic(name="cbo.inbox", every_seconds=reap_seconds, step=self.take_in),
+            Periodic(name="cbo.notify", every_seconds=notify_seconds, step=self.notifier.step),
         )
 
     def step(self) -> None:

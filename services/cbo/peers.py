@@ -142,6 +142,11 @@ class GuardianPeer:
         answer = self._stub.ListIncidents(request, timeout=READ_SECONDS)
         return tuple(_incident(each) for each in answer.incidents)
 
+    def open_incidents(self) -> tuple[Incident, ...]:
+        request = guardian_pb2.ListIncidentsRequest(limit=50, open_only=True)
+        answer = self._stub.ListIncidents(request, timeout=READ_SECONDS)
+        return tuple(_incident(each) for each in answer.incidents)
+
     def report(self, target: str, symptom: str) -> None:
         critical = {"class": guardian_pb2.INCIDENT_CLASS_CRITICAL}
         request = guardian_pb2.ReportIncidentRequest(target=target, symptom=symptom, **critical)

@@ -1,6 +1,6 @@
 """What only a person decides is refused to every process beneath a governed program, whatever token it shows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import structlog
@@ -22,9 +22,9 @@ DECIDES = (
 S = TypeVar("S")
 
 
-def guarded(servicer: S, lineage: Lineage, executor: Executor, audit: Audit) -> S:
-    """The same servicer; each method of DECIDES first looks who is calling."""
-    for method in DECIDES:
+def guarded(servicer: S, lineage: Lineage, executor: Executor, audit: Audit, decides: Sequence[str] = DECIDES) -> S:
+    """The same servicer; each of these methods first looks who is calling."""
+    for method in decides:
         setattr(servicer, method, _guarded(method, getattr(servicer, method), lineage, executor, audit))
     return servicer
 

@@ -33,6 +33,16 @@ class CboSettings(ServiceSettings):
     undo_wait_seconds: float = Field(
         4.0, ge=0, le=60, description="How long Undo waits for the agent's answer before it says that it goes on."
     )
+    answer_days: float = Field(
+        7.0, gt=0, le=365, description="How long a plan or proposal waits for a person's answer before it ends."
+    )
+    notify_seconds: float = Field(
+        10.0, ge=1, le=3600, description="Time between two looks at what people elsewhere have to be told."
+    )
+    notify_file: Path | None = Field(
+        None, description="Where to tell people, one `name = address` a line; unset: notify.conf among the secrets."
+    )
+    page: str = Field("", description="The dashboard's address in notices; unset: as the embedded station has it.")
     policy_file: Path | None = Field(
         None, description="Rules from here, not config/policy.yaml; without it nothing acts."
     )

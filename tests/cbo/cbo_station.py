@@ -95,6 +95,10 @@ class FakeGuardian(Silence):
         self._answer()
         return tuple(each for each in self.found if (each.closed_at or each.opened_at) > since)
 
+    def open_incidents(self) -> tuple[Incident, ...]:
+        self._answer()
+        return tuple(each for each in self.found if each.closed_at is None)
+
 
 class FakeAnalytics(Silence):
     def trends(self) -> Trends:

@@ -13,6 +13,7 @@ from chassis.identity import CALLERS
 from chassis.rpc import auth, probe_servicer
 from services.analytics import servicer as analytics
 from services.cbo import agent_servicer as agent
+from services.cbo import inbox_servicer as inbox
 from services.cbo import servicer as cbo
 from services.dashboard import servicer as dashboard
 from services.governor import servicer as governor
@@ -77,6 +78,7 @@ DECIDED: Mapping[str, Mapping[str, str]] = {
         "AmendOutcome": "c",
         **dict.fromkeys(("Compact", "Verify", "Backup", "RebuildIndex"), "ocu"),
     },
+    "inbox": {"ListWaiting": "do", "TestNotification": "o"},
     "probe": {"Probe": "co"},
 }  # fmt: skip
 """Contract → method → the callers' letters."""
@@ -88,6 +90,7 @@ ALLOWED: Mapping[str, Mapping[str, frozenset[str]]] = {
     "dashboard": dashboard.ALLOW,
     "governor": governor.ALLOW,
     "guardian": guardian.ALLOW,
+    "inbox": inbox.ALLOW,
     "memory": memory.ALLOW,
     "probe": probe_servicer.ALLOW,
 }
@@ -97,6 +100,7 @@ FOR_PEOPLE_ALONE = (
     ("cbo", "RejectTask"), ("cbo", "CancelTask"), ("cbo", "Undo"), ("cbo", "SetLevel"), ("cbo", "SetKillSwitch"),
     ("cbo", "ApproveDomain"), ("cbo", "RevokeDomain"), ("cbo", "InviteAgent"), ("cbo", "ListAgents"),
     ("cbo", "RevokeAgent"), ("cbo", "RequeueTask"), ("guardian", "RunPlaybook"), ("guardian", "ReleaseQuarantine"),
+    ("inbox", "TestNotification"),
 )  # fmt: skip
 
 

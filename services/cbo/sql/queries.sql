@@ -247,3 +247,22 @@ SELECT number, entry FROM ladder_entry WHERE number > ? ORDER BY number LIMIT ?;
 SELECT id FROM pulse WHERE started_at < ? AND status = 'complete' ORDER BY number DESC LIMIT 1 OFFSET 1;
 -- name: gate_entry_first
 SELECT at FROM gate_entry ORDER BY number LIMIT 1;
+
+-- name: tasks_unanswered
+SELECT * FROM task INDEXED BY task_proposed WHERE state IN ('proposed', 'rehearsed') AND approved_as = ''
+ORDER BY created_at, id;
+-- name: notices
+SELECT key, target, state FROM notice;
+-- name: notice_insert
+INSERT OR IGNORE INTO notice (key, target, title, body, at, state) VALUES (?, ?, ?, ?, ?, 'waiting');
+-- name: notice_drop
+DELETE FROM notice WHERE key = ? AND target = ? AND state = 'waiting';
+-- name: notices_bound
+UPDATE notice SET state = 'dropped' WHERE target = ? AND state = 'waiting' AND key NOT IN (
+    SELECT key FROM notice WHERE target = ? AND state = 'waiting' ORDER BY at DESC, key DESC LIMIT ?);
+-- name: notices_due
+SELECT key, title, body FROM notice WHERE target = ? AND state = 'waiting' ORDER BY at, key;
+-- name: notice_sent
+UPDATE notice SET state = 'sent', sent_at = ? WHERE key = ? AND target = ?;
+-- name: notices_forget
+DELETE FROM notice WHERE state <> 'waiting' AND at < ? AND key NOT IN (SELECT value FROM json_each(?));
