@@ -200,7 +200,8 @@ def new(
         if json or not sys.stdin.isatty():
             raise InvalidInput("say who does it with --owner: the name of the agent, as in `calyx agent invite NAME`")
         owner, paths, title = _asked(name, paths, title)
-        approve = approve or (not sign and typer.confirm("Sign it, and let the station take it up now?", default=True))
+        alone = not sign and manifests.trusted(reach).required == 1
+        approve = approve or (alone and typer.confirm("Sign it, and let the station take it up now?", default=True))
     payload = manifests.Draft(
         name=name, owner=owner, title=title, paths=paths, effects=effects, procedures=procedure or [],
         probes=probe or [], undo_by=undo_by, rehearses=rehearses, ttl=timedelta(seconds=parse_span(ttl)),
