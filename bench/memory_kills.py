@@ -353,7 +353,7 @@ def run_service(folder: Path, kills: int, seed: int) -> int:
     from chassis.identity import load_token
     from chassis.layout import Layout
     from chassis.rpc.client import open_channel
-    from services.memory.servicer import experience_to_wire
+    from services.memory.wire import experience_to_wire
 
     rng, wrong = random.Random(seed), 0
     old = iso(clock.now() - timedelta(days=90))

@@ -1,28 +1,35 @@
-"""The wire of the memory: decode, ask, encode."""
+"""Each call of the memory: decode (wire.py), ask, encode."""
 
 from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-import structlog
 from calyx.memory.v1 import memory_pb2 as pb
 from calyx.memory.v1 import memory_pb2_grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from chassis.clock import Clock, parse_iso
+from chassis.clock import Clock
 from chassis.errors import InvalidInput
 from chassis.executor import Executor
 from chassis.rpc import auth
-from services.memory.catalog import Standing
-from services.memory.experience import Experience, Outcome
+from services.memory.experience import Experience
 from services.memory.feedback import Verdict
 from services.memory.memory import Memory
 from services.memory.portable import export, take_in
-from services.memory.recall import Query
-
-log = structlog.get_logger(__name__)
+from services.memory.wire import (
+    STANDINGS,
+    VERDICTS,
+    WIRE_STANDINGS,
+    experience_from_wire,
+    experience_to_wire,
+    known,
+    match_to_wire,
+    outcome_from_wire,
+    query_from_wire,
+    stamp,
+    stand_to_wire,
+    summary_to_wire,
+)
 
 _READERS = frozenset({"cbo", "dashboard", "analytics", "guardian", "operator"})
 _KEEPERS = frozenset({"operator", "cbo", "guardian"})
@@ -46,31 +53,6 @@ ALLOW: Mapping[str, frozenset[str]] = {
 }
 
 DEFAULT_PAGE, MAX_PAGE = 50, 500
-
-Ours = TypeVar("Ours")
-
-_OUTCOMES: Mapping["pb.Outcome.ValueType", Outcome] = {
-    pb.OUTCOME_SUCCESS: Outcome.SUCCESS,
-    pb.OUTCOME_FAILURE: Outcome.FAILURE,
-    pb.OUTCOME_UNKNOWN: Outcome.UNKNOWN,
-    pb.OUTCOME_NO_WORK: Outcome.NO_WORK,
-}
-_WIRE = {ours: theirs for theirs, ours in _OUTCOMES.items()}
-
-_STANDINGS: Mapping["pb.Standing.ValueType", Standing] = {
-    pb.STANDING_VALID: Standing.VALID,
-    pb.STANDING_SUPERSEDED: Standing.SUPERSEDED,
-    pb.STANDING_INVALIDATED: Standing.INVALIDATED,
-    pb.STANDING_EVICTED: Standing.EVICTED,
-}
-_WIRE_STANDINGS = {ours: theirs for theirs, ours in _STANDINGS.items()}
-
-_VERDICTS: Mapping["pb.Verdict.ValueType", Verdict] = {
-    pb.VERDICT_USEFUL: Verdict.USEFUL,
-    pb.VERDICT_USELESS: Verdict.USELESS,
-    pb.VERDICT_HARMFUL: Verdict.HARMFUL,
-    pb.VERDICT_WITHDRAWN: Verdict.WITHDRAWN,
-}
 
 
 class Meter(Protocol):
@@ -118,36 +100,8 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
         if self._meter is not None:
             self._meter.recalled(bool(found.matches), self._clock.monotonic() - began, found.searched)
         return pb.RecallResponse(
-            matches=[
-                pb.Match(
-                    experience=experience_to_wire(each.experience),
-                    cosine=each.cosine,
-                    near=each.near,
-                    why=each.why,
-                    standing=_WIRE_STANDINGS[each.standing],
-                    because_of=each.because_of,
-                    copies=each.copies,
-                    source=source_of(each.experience),
-                    untrusted=True,
-                    harmful=each.harmful,
-                )
-                for each in found.matches
-            ],
-            summaries=[
-                pb.ProcedureSummary(
-                    domain=each.domain,
-                    procedure=each.procedure,
-                    successes=each.successes,
-                    failures=each.failures,
-                    mean_tes=each.mean_tes,
-                    success_mean=each.success_mean,
-                    success_low=each.success_low,
-                    success_high=each.success_high,
-                    tes_known=each.tes_known,
-                    rehearsals=each.rehearsals,
-                )
-                for each in found.summaries
-            ],
+            matches=[match_to_wire(each) for each in found.matches],
+            summaries=[summary_to_wire(each) for each in found.summaries],
             floor=found.floor,
             searched=found.searched,
             pending=found.pending,
@@ -157,7 +111,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
     async def Feedback(self, request: pb.FeedbackRequest, context: Any) -> pb.FeedbackResponse:
         told = Verdict.USEFUL if request.useful else Verdict.USELESS
         if request.verdict != pb.VERDICT_UNSPECIFIED:
-            told = _known(_VERDICTS, request.verdict, "verdict")
+            told = known(VERDICTS, request.verdict, "verdict")
         judged = await self._executor.run(
             partial(
                 self._memory.trust.judge,
@@ -169,9 +123,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
                 caller=auth.caller(),
             )
         )
-        return pb.FeedbackResponse(
-            labels=judged.labels, standing=_WIRE_STANDINGS[judged.standing], reason=judged.reason
-        )
+        return pb.FeedbackResponse(labels=judged.labels, standing=WIRE_STANDINGS[judged.standing], reason=judged.reason)
 
     async def AmendOutcome(self, request: pb.AmendOutcomeRequest, context: Any) -> pb.AmendOutcomeResponse:
         outcome = outcome_from_wire(request.outcome)
@@ -197,7 +149,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             damages=[pb.Damage(what=each.what, why=each.why, done=each.done) for each in verdict.damages],
             experiences=verdict.experiences,
             vectors=verdict.vectors,
-            verified_at=_stamp(verdict.verified_at),
+            verified_at=stamp(verdict.verified_at),
             roots=verdict.roots,
             backups=verdict.backups,
         )
@@ -219,7 +171,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             hits=stats.hits,
             model=stats.model,
             index=stats.index,
-            verified_at=_stamp(stats.verified_at) if stats.verified_at else None,
+            verified_at=stamp(stats.verified_at) if stats.verified_at else None,
             schema_version=stats.schema_version,
             pending=stats.pending,
             model_change_done=stats.model_change.done,
@@ -229,8 +181,8 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             floor=stats.trust.floor.value,
             evicted=stats.trust.evicted,
             rolled_up=stats.rolled_up,
-            compacted_at=_stamp(stats.compacted_at) if stats.compacted_at else None,
-            backed_up_at=_stamp(stats.backed_up_at) if stats.backed_up_at else None,
+            compacted_at=stamp(stats.compacted_at) if stats.compacted_at else None,
+            backed_up_at=stamp(stats.backed_up_at) if stats.backed_up_at else None,
         )
 
     async def ListExperiences(self, request: pb.ListExperiencesRequest, context: Any) -> pb.ListExperiencesResponse:
@@ -242,7 +194,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             partial(
                 self._memory.trust.stand,
                 request.id,
-                _known(_STANDINGS, request.standing, "standing"),
+                known(STANDINGS, request.standing, "standing"),
                 because_of=request.because_of,
                 reason=request.reason,
                 caller=auth.caller(),
@@ -253,21 +205,9 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
     async def ListStandings(self, request: pb.ListStandingsRequest, context: Any) -> pb.ListStandingsResponse:
         which = None
         if request.standing != pb.STANDING_UNSPECIFIED:
-            which = _known(_STANDINGS, request.standing, "standing")
+            which = known(STANDINGS, request.standing, "standing")
         found = await self._executor.run(self._memory.trust.listed, which, _page(request.limit))
-        return pb.ListStandingsResponse(
-            standings=[
-                pb.Stood(
-                    experience=experience_to_wire(experience),
-                    standing=_WIRE_STANDINGS[each.standing],
-                    because_of=each.because_of,
-                    reason=each.reason,
-                    caller=each.caller,
-                    at=_stamp(parse_iso(each.recorded_at)),
-                )
-                for experience, each in found
-            ]
-        )
+        return pb.ListStandingsResponse(standings=[stand_to_wire(experience, each) for experience, each in found])
 
     async def Restore(self, request: pb.RestoreRequest, context: Any) -> pb.RestoreResponse:
         backup = self._inside(request.path) if request.path else None
@@ -315,104 +255,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
         return pb.ImportResponse(created=done.created, known=done.known, refused=done.refused)
 
 
-def source_of(experience: Experience) -> str:
-    """Where its text comes from, so that whoever reads it knows whose words they are."""
-    return f"{experience.station_id}/{experience.namespace}/{experience.origin}"
-
-
 def _page(limit: int) -> int:
     if not 0 <= limit <= MAX_PAGE:
         raise InvalidInput(f"limit is {limit}; ask for 1 to {MAX_PAGE} (0 means {DEFAULT_PAGE})")
     return limit or DEFAULT_PAGE
-
-
-def _known(ours: Mapping[Any, Ours], wire: int, what: str) -> Ours:
-    if wire not in ours:
-        raise InvalidInput(f"{what} is missing or unknown ({wire}); say one of {', '.join(map(str, ours.values()))}")
-    return ours[wire]
-
-
-def outcome_from_wire(outcome: "pb.Outcome.ValueType") -> Outcome:
-    if outcome not in _OUTCOMES:
-        raise InvalidInput("outcome is missing; say OUTCOME_UNKNOWN when nobody could tell")
-    return _OUTCOMES[outcome]
-
-
-def experience_from_wire(wire: pb.Experience, station_id: str) -> Experience:
-    """An empty station is this one, an empty namespace the default one."""
-    if not wire.HasField("occurred_at"):
-        raise InvalidInput("occurred_at is missing; say when it happened")
-    return Experience(
-        id=wire.id,
-        station_id=wire.station_id or station_id,
-        namespace=wire.namespace or "default",
-        origin=wire.origin or auth.caller(),
-        kind=wire.kind,
-        objective=wire.objective,
-        domain=wire.domain,
-        procedure=wire.procedure,
-        task_id=wire.task_id,
-        pulse_id=wire.pulse_id,
-        occurred_at=_moment(wire.occurred_at, "occurred_at"),
-        context=dict(wire.context),
-        outcome=outcome_from_wire(wire.outcome),
-        tes=wire.tes if wire.HasField("tes") else None,
-        duration_seconds=wire.duration_seconds if wire.HasField("duration_seconds") else None,
-        files_changed=wire.files_changed if wire.HasField("files_changed") else None,
-        confidence=wire.confidence if wire.HasField("confidence") else None,
-        evidence=wire.evidence,
-        cost=dict(wire.cost),
-    )
-
-
-def experience_to_wire(experience: Experience) -> pb.Experience:
-    return pb.Experience(
-        id=experience.id,
-        station_id=experience.station_id,
-        namespace=experience.namespace,
-        origin=experience.origin,
-        kind=experience.kind,
-        objective=experience.objective,
-        domain=experience.domain,
-        procedure=experience.procedure,
-        task_id=experience.task_id,
-        pulse_id=experience.pulse_id,
-        occurred_at=_stamp(experience.occurred_at),
-        context=experience.context,
-        outcome=_WIRE[experience.outcome],
-        tes=experience.tes,
-        duration_seconds=experience.duration_seconds,
-        files_changed=experience.files_changed,
-        confidence=experience.confidence,
-        evidence=experience.evidence,
-        cost=experience.cost,
-    )
-
-
-def query_from_wire(wire: pb.RecallRequest) -> Query:
-    return Query(
-        objective=wire.objective,
-        limit=wire.limit,
-        min_cosine=wire.min_cosine if wire.HasField("min_cosine") else None,
-        namespace=wire.namespace,
-        domain=wire.domain,
-        procedure=wire.procedure,
-        since=_moment(wire.since, "since") if wire.HasField("since") else None,
-        until=_moment(wire.until, "until") if wire.HasField("until") else None,
-        outcome=None if wire.outcome == pb.OUTCOME_UNSPECIFIED else _known(_OUTCOMES, wire.outcome, "outcome"),
-        context=dict(wire.context),
-        near=wire.near,
-    )
-
-
-def _moment(wire: Timestamp, what: str) -> datetime:
-    try:
-        return wire.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError) as error:
-        raise InvalidInput(f"{what} is not a time: {error}") from error
-
-
-def _stamp(moment: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp
