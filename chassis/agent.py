@@ -6,7 +6,7 @@ from pathlib import Path
 
 import structlog
 
-from chassis.atomic import read_json
+from chassis.atomic import read_json, write_json
 from chassis.audit import Audit
 from chassis.clock import Clock, parse_iso
 from chassis.consent import ConsentFile
@@ -102,8 +102,8 @@ VAIN_WAKES = 3
 class Agent:
     """The worker with its drills done first, on its own thread, so that a slow disk delays no answer."""
 
-    def __init__(self, worker: Worker, journal: Journal, clock: Clock) -> None:
-        self._worker, self._journal, self._clock = worker, journal, clock
+    def __init__(self, worker: Worker, journal: Journal, clock: Clock, drilled: Path | None = None) -> None:
+        self._worker, self._journal, self._clock, self._drilled = worker, journal, clock, drilled
         self._drill_at: float | None = clock.monotonic()
         self._pruned_at = clock.monotonic()
         self._vain = 0
@@ -125,7 +125,10 @@ class Agent:
         """Drill first, then claim and do what is ready; every six hours bound the journal."""
         if self._drill_at is not None and self._clock.monotonic() >= self._drill_at:
             self._drill_at = self._clock.monotonic() + DRILL_AGAIN_SECONDS
-            failed = {procedure: why for procedure, why in self._worker.drill().items() if why is not None}
+            found = self._worker.drill()
+            if self._drilled is not None:
+                write_json(self._drilled, found, durable=False)
+            failed = {procedure: why for procedure, why in found.items() if why is not None}
             for procedure, why in failed.items():
                 log.error("drill failed: this procedure will not act", procedure=procedure, why=why)
             if not failed:
@@ -182,4 +185,4 @@ def build_agent(
         station_id,
         heartbeat_seconds=heartbeat_seconds,
     )
-    return Agent(worker, journal, clock)
+    return Agent(worker, journal, clock, layout.drilled(name))

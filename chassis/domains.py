@@ -72,6 +72,8 @@ class DomainManifest:
     expires_at: datetime | None = None
     previous: str = ""
     signed_by: str = ""
+    explore: bool = True
+    """False (`explore: off`): the best known procedure, always; nothing is tried to learn."""
 
     def out_of_time(self, now: datetime) -> str:
         """Why it may not run now, as far as its own dates go; empty when it may."""
@@ -87,7 +89,7 @@ class DomainManifest:
         known = {
             "domain", "title", "serial", "owner", "prober", "effects", "start_level", "max_level", "procedures",
             "probes", "limits", "ttl_seconds", "max_attempts", "budget", "paths", "schedule", "objective", "params",
-            "undo_by", "rehearses", "not_before", "expires_at", "previous",
+            "undo_by", "rehearses", "not_before", "expires_at", "previous", "explore",
         }  # fmt: skip
         name = raw.get("domain", "?")
         if unknown := set(raw) - known:
@@ -120,6 +122,7 @@ class DomainManifest:
                 not_before=_moment(raw, "not_before"),
                 expires_at=_moment(raw, "expires_at"),
                 previous=str(raw.get("previous", "")),
+                explore=_switch(raw.get("explore", True)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidInput(f"domain manifest {name}: {error!r}; see deploy/domains for examples") from error
@@ -133,6 +136,15 @@ class DomainManifest:
             # Where the station's own journal has the effects, they are claimed as they are found, of whatever kind.
             raise InvalidInput(f"domain manifest {name}: needs at least one probe, which every result has to pass")
         return manifest
+
+
+def _switch(value: Any) -> bool:
+    """on or off, which YAML reads as true and false where they are not quoted."""
+    if value in (True, "on"):
+        return True
+    if value in (False, "off"):
+        return False
+    raise ValueError(f"explore is on or off, not {value!r}")
 
 
 def _moment(raw: Mapping[str, Any], key: str) -> datetime | None:

@@ -53,6 +53,10 @@ class Layout:
         """Public keys; readable by every service."""
         return self.root / "keys"
 
+    def drilled(self, agent: str) -> Path:
+        """Which of an agent's procedures passed the drill of their undo: null, or why not, by domain/procedure."""
+        return self.root / "work" / agent / "drilled.json"
+
     @property
     def kill_switch(self) -> Path:
         return self.root / "manual_shutdown.flag"

@@ -29,6 +29,7 @@ from chassis.settings import StationSettings, load
 from chassis.signing import load_key, seal
 from services.cbo import agent_servicer, inbox_servicer, persons, servicer
 from services.cbo.bridge import Options
+from services.cbo.drills import Drills
 from services.cbo.joining import LEASE_SECONDS
 from services.cbo.metrics import PulseMetrics
 from services.cbo.notify_targets import FILE, Targets, page_of
@@ -63,6 +64,7 @@ def main() -> None:
             peers=peers_over(channels, identity.station_id),
             audit=Audit(layout.audit("cbo"), clock, "cbo"),
             valid=valid,
+            drilled=Drills(layout),
             options=Options(
                 pulse_interval_seconds=settings.pulse_interval_seconds,
                 keep_pulses=settings.keep_pulses,
@@ -70,6 +72,7 @@ def main() -> None:
                 keep_archive=timedelta(days=settings.keep_archive_days),
                 probe_tries=settings.probe_tries,
                 undo_wait_seconds=settings.undo_wait_seconds,
+                explore=settings.explore == "on",
                 answer_within=timedelta(days=settings.answer_days),
             ),
             targets=Targets(settings.notify_file or station.secrets / FILE),

@@ -19,12 +19,14 @@ from chassis.layout import Layout
 from services.cbo.bell import Bell
 from services.cbo.consents import Consents
 from services.cbo.ladder import Ladder
+from services.cbo.load import Load
 from services.cbo.policy import Policy, Ruling
 from services.cbo.policy_file import PolicyFile
 from services.cbo.ports import Peers
-from services.cbo.posterior import Posterior
+from services.cbo.posterior import Key, Posterior, learned
 from services.cbo.rows import posterior_from_row
 from services.cbo.store import Store
+from services.cbo.uplift import RECENT_RUNS, Arm, Uplift, uplift
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,8 @@ class Options:
     durable: bool = True
     """False: commits and records are not synced to disk. For a virtual station, whose day nobody needs to keep."""
     recall_limit: int = 8
+    explore: bool = True
+    """False: no domain tries a procedure to learn; each takes what is best as far as it is known."""
     windows: Mapping[str, timedelta] = field(
         default_factory=lambda: {
             "+1m": timedelta(minutes=1),
@@ -54,45 +58,63 @@ class Options:
 
 
 class Beliefs:
-    """Posteriors per domain × procedure, and per domain (procedure ''); saved with each change. Thread-safe."""
+    """Posteriors per domain × procedure × context ('' is all of them), and per domain (procedure ''); saved with each
+    change. Thread-safe."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._known: dict[tuple[str, str], Posterior] = {}
+        self._known: dict[Key, Posterior] = {}
         self.reload()
 
     def reload(self) -> None:
         rows = self._store.rows("posteriors")
         with self._lock:
-            self._known = {(row["domain"], row["procedure"]): posterior_from_row(row) for row in rows}
+            self._known = {
+                (row["domain"], row["procedure"], row["context"]): posterior_from_row(row) for row in rows
+            }
 
-    def of(self, domain: str, procedure: str, now: datetime) -> Posterior:
+    def of(self, domain: str, procedure: str, now: datetime, context: str = "") -> Posterior:
         with self._lock:
-            return self._known.get((domain, procedure), Posterior(at=now)).decayed(now)
+            return self._known.get((domain, procedure, context), Posterior(at=now)).decayed(now)
 
     def all(self, now: datetime) -> dict[tuple[str, str], Posterior]:
         with self._lock:
-            return {key: value.decayed(now) for key, value in self._known.items()}
+            return {key[:2]: value.decayed(now) for key, value in self._known.items() if not key[2]}
 
-    def learn(self, domain: str, procedure: str, success: bool, now: datetime) -> None:
+    def learn(self, domain: str, procedure: str, success: bool, now: datetime, context: str = "") -> None:
         """One run with effects, or one regression, more."""
-        self._keep(domain, procedure, self.of(domain, procedure, now).after(success, now))
-        whole = self.of(domain, "", now).after(success, now)
-        self._keep(domain, "", whole)
-        self._store.run("confidence_insert", domain, iso(now), whole.mean)
+        with self._lock:
+            changed = learned(self._known, domain, procedure, context, success, now)
+        for key, known in changed.items():
+            self._keep(key, known)
+        self._store.run("confidence_insert", domain, iso(now), changed[domain, "", ""].mean)
+
+    def recent(self, domain: str) -> datetime | None:
+        """Since when memory is asked about a domain: its last `RECENT_RUNS` runs; None while there are fewer."""
+        rows = self._store.rows("confidence_nth", domain, RECENT_RUNS - 1)
+        return parse_iso(rows[0]["at"]) if rows else None
+
+    def uplift(self) -> Uplift:
+        """Of memory, over all that was decided with and without it."""
+        arms = {
+            row["memory"]: Arm(runs=int(row["runs"]), total=float(row["total"]), squares=float(row["squares"]))
+            for row in self._store.rows("memory_trials")
+        }
+        return uplift(arms.get("used", Arm()), arms.get("ignored", Arm()))
 
     def cost(self, domain: str, procedure: str, cost: Mapping[str, float], now: datetime) -> None:
         cpu, size = cost.get("cpu_seconds"), cost.get("bytes_written")
         if cpu is not None or size is not None:
-            self._keep(domain, procedure, self.of(domain, procedure, now).costing(cpu, size))
+            known = self.of(domain, procedure, now).costing(cpu, size, cost.get("bytes_in"))
+            self._keep((domain, procedure, ""), known)
 
-    def _keep(self, domain: str, procedure: str, known: Posterior) -> None:
+    def _keep(self, key: Key, known: Posterior) -> None:
         with self._lock:
-            self._known[domain, procedure] = known
+            self._known[key] = known
         self._store.run(
-            "posterior_save", domain, procedure, iso(known.at), known.successes, known.failures, known.cpu_seconds,
-            known.bytes_written,
+            "posterior_save", *key, iso(known.at), known.successes, known.failures, known.cpu_seconds,
+            known.bytes_written, known.bytes_in,
         )  # fmt: skip
 
 
@@ -116,6 +138,11 @@ class Approval:
 
 def no_fault(_point: str) -> None:
     """Nothing goes wrong here."""
+
+
+def all_drilled(_owner: str, _domain: str, _procedure: str) -> bool:
+    """Where no agent says which drills it passed: its worker refuses by itself what passed none."""
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +173,9 @@ class Bridge:
     consents: Consents
     options: Options
     fault: Callable[[str], None] = no_fault
+    drilled: Callable[[str, str, str], bool] = all_drilled
+    """Whether an owner's procedure in a domain has passed the drill of its undo."""
+    load: Load = field(default_factory=Load)
     bell: Bell = field(default_factory=Bell)
     """Rung when a task was published, has moved or was answered."""
 

@@ -16,6 +16,7 @@ from chassis.errors import CalyxError, NotFound, Refused
 from chassis.layout import SERVICES
 from services.cbo import tes
 from services.cbo.bridge import Bridge
+from services.cbo.choosing import learn
 from services.cbo.followed import judgements
 from services.cbo.judging import VERDICTS, Heard, Judged, Look, Seen, Terms, Verified, entries_of, files_of, judge
 from services.cbo.ladder import Changed
@@ -133,7 +134,7 @@ class Critic:
             domain = look.task.domain
             store.run("verification_done", look.verdict, iso(now), look.prober, look.detail, look.task.id, look.window)
             if look.verdict == "regressed":
-                self._bridge.beliefs.learn(domain, look.task.procedure, False, now)
+                learn(self._bridge, look.task, False, now, first=False)
                 self._say(look.task, False)
                 store.run("verifications_cancel", f"regressed at {look.window}", look.task.id)
                 store.set_fact(
@@ -164,7 +165,7 @@ class Critic:
         if not task.has_effects or not score.worked:
             return
         if score.stability is not None:
-            self._bridge.beliefs.learn(task.domain, task.procedure, score.stability == 1.0, now)
+            learn(self._bridge, task, score.stability == 1.0, now, first=True)
             self._say(task, score.stability == 1.0)
         if task.state != "done" or task.ended_at is None or judged.probed is None:
             return

@@ -25,7 +25,7 @@ from chassis.periodic import Periodic
 from chassis.policy import DAY, Used
 from services.cbo import history, record
 from services.cbo.agents import Registry
-from services.cbo.bridge import Beliefs, Bridge, Options, no_fault
+from services.cbo.bridge import Beliefs, Bridge, Options, all_drilled, no_fault
 from services.cbo.consents import Consents
 from services.cbo.desk import Desk
 from services.cbo.dispatch import Dispatcher, intake
@@ -84,6 +84,7 @@ class Overseer:
         send: Send = send_by_apprise,
         page: Callable[[], str] = lambda: "",
         fault: Callable[[str], None] = no_fault,
+        drilled: Callable[[str, str, str], bool] = all_drilled,
     ) -> None:
         options = options or Options()
         store = Store(layout.state("cbo"), durable=options.durable)
@@ -111,6 +112,7 @@ class Overseer:
             consents=Consents(layout, store, audit, clock, domains),
             options=options,
             fault=fault,
+            drilled=drilled,
         )
         self._dispatcher = Dispatcher(self.bridge)
         self._meter = Meter(self.bridge)

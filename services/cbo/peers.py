@@ -224,8 +224,9 @@ class MemoryPeer:
         self._stub = memory_pb2_grpc.MemoryServiceStub(channel)
         self._station_id = station_id
 
-    def recall(self, objective: str, domain: str, limit: int) -> Recollection:
-        request = memory_pb2.RecallRequest(objective=objective, domain=domain, limit=limit)
+    def recall(self, objective: str, domain: str, limit: int, since: datetime | None = None) -> Recollection:
+        after = None if since is None else _stamp(since)
+        request = memory_pb2.RecallRequest(objective=objective, domain=domain, limit=limit, since=after)
         answer = self._stub.Recall(request, timeout=SHORT_SECONDS)
         return Recollection(
             matches=tuple(_recalled(each) for each in answer.matches),

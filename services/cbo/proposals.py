@@ -11,8 +11,8 @@ from chassis.exchange.manifest import TaskId
 from chassis.rng import Rng
 from services.cbo import objectives
 from services.cbo.bridge import Bridge
+from services.cbo.choosing import choose_for, level_of
 from services.cbo.dispatch import Dispatcher
-from services.cbo.planner import candidates, choose
 from services.cbo.ports import Recollection
 from services.cbo.tasks import STATE_OF, Task, proposed_id
 
@@ -107,14 +107,14 @@ class Proposals:
         pinned = wish.procedure or params.get("procedure", "")
         params.pop("procedure", None)
         recalled = self._recall(wish)
-        choice = choose(
-            candidates(
-                manifest.domain,
-                (pinned,) if pinned else manifest.procedures,
-                recalled.summaries,
-                lambda procedure: bridge.beliefs.of(manifest.domain, procedure, now),
-            ),
-            Rng.of(bridge.station_id, task_id),
+        choice = choose_for(
+            bridge,
+            manifest,
+            (pinned,) if pinned else manifest.procedures,
+            recalled.summaries,
+            rng=Rng.of(bridge.station_id, task_id),
+            decision=task_id,
+            now=now,
         )
         return Task(
             id=task_id,
@@ -122,7 +122,7 @@ class Proposals:
             procedure=choice.procedure,
             owner=manifest.owner,
             state="ready",
-            level=bridge.ladder.standing(manifest.domain).level,
+            level=level_of(choice, bridge.ladder.standing(manifest.domain).level),
             created_at=now,
             objective_id=_objective_id(wish),
             objective=wish.objective.strip(),
@@ -140,7 +140,9 @@ class Proposals:
         if bridge.clock.monotonic() < self._silent_until:
             return Recollection()
         try:
-            return bridge.peers.memory.recall(wish.objective, wish.domain, bridge.options.recall_limit)
+            return bridge.peers.memory.recall(
+                wish.objective, wish.domain, bridge.options.recall_limit, bridge.beliefs.recent(wish.domain)
+            )
         except CalyxError:
             self._silent_until = bridge.clock.monotonic() + SILENT_SECONDS
             return Recollection()

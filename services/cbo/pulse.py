@@ -15,6 +15,7 @@ from chassis.errors import CalyxError
 from chassis.rng import Rng
 from services.cbo import objectives
 from services.cbo.bridge import Bridge
+from services.cbo.choosing import choose_for, level_of
 from services.cbo.critique import Critic, Critique
 from services.cbo.dispatch import Dispatcher, intake
 from services.cbo.endings import endings
@@ -24,8 +25,7 @@ from services.cbo.kpis import Kpi
 from services.cbo.measured import Measured
 from services.cbo.meter import Meter
 from services.cbo.objectives import Objective
-from services.cbo.planner import Choice, candidates, choose
-from services.cbo.ports import Capacity, Health, Incident, Recollection, Summary, Trends
+from services.cbo.ports import Capacity, Health, Incident, Recollection, Trends
 from services.cbo.posterior import NO_CALIBRATION, Calibration
 from services.cbo.steps import Declared, Step, domain_of
 from services.cbo.store import pulse_id
@@ -127,6 +127,7 @@ class Steps:
             found.trends = peers.analytics.trends()
         except CalyxError as error:
             found.silent["analytics"] = error.message
+        bridge.load.take(found.capacity, now, timedelta(seconds=bridge.options.pulse_interval_seconds))
         bridge.exchange.sweep()
         intake(bridge)
         found.acks = bridge.store.tasks("tasks_unscored")
@@ -236,15 +237,18 @@ class Steps:
             pulse.steps.append(step)
             return None
         params, procedures = declared.with_params(objective.params)
-        choice = self._choose(domain, procedures, recalled.summaries, pulse.started_at, rng)
+        name = task_id(bridge.station_id, pulse.number, ordinal)
+        choice = choose_for(
+            bridge, manifest, procedures, recalled.summaries, rng=rng, decision=name, now=pulse.started_at
+        )
         pulse.steps.append(step.chosen(choice))
         task = Task(
-            id=task_id(bridge.station_id, pulse.number, ordinal),
+            id=name,
             domain=domain,
             procedure=choice.procedure,
             owner=manifest.owner,
             state="ready",
-            level=declared.level,
+            level=level_of(choice, declared.level),
             created_at=pulse.started_at,
             objective_id=objective.id,
             objective=objective.text,
@@ -267,17 +271,14 @@ class Steps:
     def _recall(self, pulse: Pulse, objective: Objective) -> Recollection:
         if "memory" in pulse.reflection.silent:
             return Recollection()
+        since = self._bridge.beliefs.recent(objective.domain) if objective.domain else None
         try:
-            return self._bridge.peers.memory.recall(objective.text, objective.domain, self._bridge.options.recall_limit)
+            return self._bridge.peers.memory.recall(
+                objective.text, objective.domain, self._bridge.options.recall_limit, since
+            )
         except CalyxError as error:
             pulse.reflection.silent["memory"] = error.message
             return Recollection()
-
-    def _choose(
-        self, domain: str, procedures: tuple[str, ...], summaries: tuple[Summary, ...], now: datetime, rng: Rng
-    ) -> Choice:
-        known = candidates(domain, procedures, summaries, lambda each: self._bridge.beliefs.of(domain, each, now))
-        return choose(known, rng)
 
     def _keep(self, planned: Planned, now: datetime) -> None:
         store, task = self._bridge.store, planned.task

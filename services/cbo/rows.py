@@ -120,4 +120,5 @@ def posterior_from_row(row: Row) -> Posterior:
         failures=row["failures"],
         cpu_seconds=row["cpu_seconds"],
         bytes_written=row["bytes_written"],
+        bytes_in=row["bytes_in"],
     )

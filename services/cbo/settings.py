@@ -1,6 +1,7 @@
 """Settings of the CBO (`CALYX_CBO_…`)."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -43,6 +44,9 @@ class CboSettings(ServiceSettings):
         None, description="Where to tell people, one `name = address` a line; unset: notify.conf among the secrets."
     )
     page: str = Field("", description="The dashboard's address in notices; unset: as the embedded station has it.")
+    explore: Literal["on", "off"] = Field(
+        "on", description="off: no procedure is tried to learn; each domain takes what is best as far as it is known."
+    )
     policy_file: Path | None = Field(
         None, description="Rules from here, not config/policy.yaml; without it nothing acts."
     )

@@ -39,6 +39,8 @@ class _Run:
     left: list[str] = field(default_factory=list)
     archived: int = 0
     rotated: int = 0
+    bytes_in: int = 0
+    """Of the logs themselves: what the other costs are compared by."""
     bytes_read: int = 0
     bytes_written: int = 0
     bytes_saved: int = 0
@@ -119,6 +121,7 @@ class LogRotation:
             claims=tuple(run.claims),
             cost={
                 "cpu_seconds": round(self._cpu_seconds() - started, 6),
+                "bytes_in": float(run.bytes_in),
                 "bytes_read": float(run.bytes_read),
                 "bytes_written": float(run.bytes_written),
                 "bytes_saved": float(run.bytes_saved),
@@ -165,6 +168,7 @@ class LogRotation:
         effects.remove(segment, inverse={"kind": "decompress", "codec": codec.name, "source": str(target)})
         run.claims.append(_archive_claim(target, packed))
         run.archived += 1
+        run.bytes_in += packed.content_size
         run.bytes_written += packed.size
         run.bytes_saved += packed.content_size - packed.size
 

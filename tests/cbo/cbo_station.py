@@ -126,7 +126,7 @@ class FakeMemory(Silence):
         self.summaries: tuple[Summary, ...] = ()
         self.judged: list[tuple[str, Judgement]] = []
 
-    def recall(self, objective: str, domain: str, limit: int) -> Recollection:
+    def recall(self, objective: str, domain: str, limit: int, since: datetime | None = None) -> Recollection:
         self._answer()
         counted: dict[tuple[str, str], Counter[str]] = {}
         for each in self.matches:

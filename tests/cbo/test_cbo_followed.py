@@ -130,7 +130,7 @@ def test_the_planner_counts_by_the_summaries_and_each_draw_keeps_them(station: S
     kept = {each["procedure"]: (each["recalled_successes"], each["recalled_failures"]) for each in planned["draws"]}
     assert kept == {"quick": (0, 0), "full": (400, 1)}
     (full,) = (each for each in planned["draws"] if each["procedure"] == "full")
-    assert full["alpha"] + full["beta"] == pytest.approx(4.0)  # 1 + 1, and recall never counts for more than two runs
+    assert full["alpha"] + full["beta"] == pytest.approx(12.0)  # 1 + 1, and recall never counts for more than ten runs
 
 
 # end to end: this CBO and the memory itself

@@ -226,13 +226,13 @@ def test_memory_that_is_silent_is_not_asked_for_each_proposal(station: Station, 
     station.memory.matches = (
         Recalled(id="x", cosine=0.9, domain="sorting", procedure="plain", outcome="success", tes=99.0, rehearsal=False),
     )
-    assert scout.propose("a", objective="a").prediction == pytest.approx(1.25 / 2.25)
+    assert scout.propose("a", objective="a").prediction == pytest.approx(2 / 3)
     station.memory.down = True
     assert scout.propose("b", objective="b").prediction == 0.5
     station.memory.down = False
     assert scout.propose("c", objective="c").prediction == 0.5, "it waits a little before it asks again"
     station.clock.advance(proposals.SILENT_SECONDS)
-    assert scout.propose("d", objective="d").prediction == pytest.approx(1.25 / 2.25)
+    assert scout.propose("d", objective="d").prediction == pytest.approx(2 / 3)
 
 
 # a person's answer

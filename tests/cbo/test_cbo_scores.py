@@ -17,7 +17,7 @@ from services.cbo import kpis, objectives
 from services.cbo.critique import outside_of
 from services.cbo.gates import Question, Use, evaluate
 from services.cbo.objectives import Objective, Schedule
-from services.cbo.planner import Candidate, choose
+from services.cbo.planner import RECALL_CAP, Candidate, choose
 from services.cbo.policy import SHIPPED, Policy, Ruling
 from services.cbo.posterior import HALF_LIFE, Bin, Posterior, calibration
 from services.cbo.record import runs_in_words
@@ -317,10 +317,10 @@ def test_the_planner_comes_to_prefer_what_works_and_what_is_cheap() -> None:
     assert all(choose([dear, cheap], Rng(n)).procedure == "cheap" for n in range(50))
 
 
-def test_recalled_runs_count_but_little() -> None:
+def test_recalled_runs_count_as_far_as_their_cap() -> None:
     many = replace(candidate("p", 0, 0), recalled_successes=50)
-    assert many.beta == (3.0, 1.0)
-    assert replace(many, recalled_successes=2, recalled_failures=1).beta == (1.5, 1.25)
+    assert many.beta == (1.0 + RECALL_CAP, 1.0)
+    assert replace(many, recalled_successes=2, recalled_failures=1).beta == (3.0, 2.0)
 
 
 def test_an_untried_procedure_is_still_tried_sometimes() -> None:

@@ -172,15 +172,25 @@ SELECT entry FROM ladder_entry WHERE number > ? ORDER BY number;
 -- name: posteriors
 SELECT * FROM posterior;
 -- name: posterior_save
-INSERT INTO posterior (domain, procedure, at, successes, failures, cpu_seconds, bytes_written) VALUES (?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (domain, procedure) DO UPDATE SET at = excluded.at, successes = excluded.successes,
-    failures = excluded.failures, cpu_seconds = excluded.cpu_seconds, bytes_written = excluded.bytes_written;
+INSERT INTO posterior (domain, procedure, context, at, successes, failures, cpu_seconds, bytes_written, bytes_in)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (domain, procedure, context) DO UPDATE SET at = excluded.at, successes = excluded.successes,
+    failures = excluded.failures, cpu_seconds = excluded.cpu_seconds, bytes_written = excluded.bytes_written,
+    bytes_in = excluded.bytes_in;
+-- name: memory_trial
+INSERT INTO memory_trial (domain, memory, runs, total, squares) VALUES (?, ?, 1, ?, ?)
+ON CONFLICT (domain, memory) DO UPDATE SET runs = runs + 1, total = total + excluded.total,
+    squares = squares + excluded.squares;
+-- name: memory_trials
+SELECT memory, sum(runs) AS runs, sum(total) AS total, sum(squares) AS squares FROM memory_trial GROUP BY memory;
 -- name: confidence_insert
 INSERT OR REPLACE INTO confidence_point (domain, at, mean) VALUES (?, ?, ?);
 -- name: confidence_at
 SELECT at, mean FROM confidence_point WHERE domain = ?1 AND at <= ?2 ORDER BY at DESC LIMIT 1;
 -- name: confidence_first
 SELECT at, mean FROM confidence_point WHERE domain = ? ORDER BY at LIMIT 1;
+-- name: confidence_nth
+SELECT at FROM confidence_point WHERE domain = ? ORDER BY at DESC LIMIT 1 OFFSET ?;
 -- name: confidence_prune
 DELETE FROM confidence_point WHERE domain = ?1 AND at < ?2;
 

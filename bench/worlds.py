@@ -1,0 +1,207 @@
+"""Five named worlds in which the planner learns: what works depends on the time, the load and the kind of work.
+
+Each world has one domain with three procedures, some kinds of work (the words of the objective, which memory recalls
+by) and a load (the context of the posteriors). `truth` is the chance of success, and knows what the planner must find
+out. Everything is drawn from `chassis.rng` by seed. `live` goes through the planner's own code: `candidates`, `choose`,
+`learned`, `heard`; memory is anything that recalls and takes in, the real one or `Counts`, which is held against it
+by tests/cbo/test_cbo_learning.py.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Protocol
+
+from chassis.rng import Rng
+from services.cbo.planner import BYTES_WEIGHT, CPU_WEIGHT, candidates, choose
+from services.cbo.ports import Summary
+from services.cbo.posterior import Key, Posterior, learned
+from services.cbo.uplift import RECENT_RUNS, Heard, heard
+
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+STEP = timedelta(minutes=1)
+DOMAIN = "work"
+CALM, BUSY = "calm", "busy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """`costs`: CPU seconds and bytes written of a run, by procedure. `busy`: the share of runs under load."""
+
+    name: str
+    about: str
+    costs: Mapping[str, tuple[float, float]]
+    kinds: tuple[str, ...]
+    truth: Callable[[str, int, str, int], float]
+    """(procedure, number of the kind, load, task) → chance of success."""
+    busy: float = 0.0
+
+    def utility(self, procedure: str, kind: int, load: str, task: int) -> float:
+        """Expected, with costs relative to the dearest."""
+        cpu, size = self.costs[procedure]
+        most_cpu, most_size = (max(each[n] for each in self.costs.values()) for n in (0, 1))
+        cost = CPU_WEIGHT * cpu / most_cpu + BYTES_WEIGHT * size / most_size
+        return self.truth(procedure, kind, load, task) - cost
+
+
+class Recalling(Protocol):
+    """Memory, as the planner needs it."""
+
+    def recall(self, objective: str, since: datetime | None) -> Sequence[Summary]: ...
+    def record(self, number: int, objective: str, procedure: str, success: bool, at: datetime) -> None: ...
+
+
+@dataclass(slots=True)
+class Counts:
+    """Counts by the very words: what the memory's summaries say where no two kinds of work mean the same."""
+
+    rows: dict[str, list[tuple[datetime, str, bool]]] = field(default_factory=dict)
+
+    def recall(self, objective: str, since: datetime | None) -> Sequence[Summary]:
+        ends: dict[str, list[int]] = {}
+        for at, procedure, success in reversed(self.rows.get(objective, [])):
+            if since is not None and at < since:
+                break
+            ends.setdefault(procedure, [0, 0])[not success] += 1
+        return [
+            Summary(domain=DOMAIN, procedure=procedure, successes=good, failures=bad)
+            for procedure, (good, bad) in sorted(ends.items())
+        ]
+
+    def record(self, number: int, objective: str, procedure: str, success: bool, at: datetime) -> None:
+        self.rows.setdefault(objective, []).append((at, procedure, success))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lived:
+    """One task: what was chosen and predicted, how it ended, and the expected utilities of the choice and the best."""
+
+    task: int
+    kind: int
+    load: str
+    procedure: str
+    prediction: float
+    success: bool
+    heard: Heard
+    utility: float
+    best: float
+    uniform: float
+    exploratory: bool
+
+
+def _known(known: Mapping[Key, Posterior], now: datetime, procedure: str, context: str = "") -> Posterior:
+    return known.get((DOMAIN, procedure, context), Posterior(at=now)).decayed(now)
+
+
+def live(
+    world: World, seed: int, tasks: int, memory: Recalling | None = None, *, always_ignore: bool = False
+) -> Iterator[Lived]:
+    """The planner's life in a world. The world's own draws do not depend on what is chosen: lives can be paired."""
+    known: dict[Key, Posterior] = {}
+    times: list[datetime] = []
+    memory = memory if memory is not None else Counts()
+    for task in range(tasks):
+        now = BEGAN + STEP * (task + 1)
+        fate = Rng.of("world", world.name, str(seed), str(task))
+        kind = int(fate.uniform() * len(world.kinds))
+        load = BUSY if fate.uniform() < world.busy else CALM
+        objective = world.kinds[kind]
+        since = times[-RECENT_RUNS] if len(times) >= RECENT_RUNS else None
+        summaries = tuple(memory.recall(objective, since))
+        said = heard((world.name, str(seed), str(task)), summaries, DOMAIN, len(world.costs))
+        if always_ignore:
+            said = "ignored"
+
+        of = partial(_known, known, now)
+        choice = choose(
+            candidates(DOMAIN, tuple(world.costs), summaries if said == "used" else (), of, partial(of, context=load)),
+            Rng.of("plan", world.name, str(seed), str(task)),
+        )
+        taken = choice.procedure
+        success = fate.uniform() < world.truth(taken, kind, load, task)
+        utilities = [world.utility(each, kind, load, task) for each in world.costs]
+        yield Lived(
+            task=task, kind=kind, load=load, procedure=taken, prediction=choice.prediction, success=success,
+            heard=said, utility=world.utility(taken, kind, load, task), best=max(utilities),
+            uniform=sum(utilities) / len(utilities), exploratory=choice.exploratory,
+        )  # fmt: skip
+        known.update(learned(known, DOMAIN, taken, load, success, now))
+        cpu, size = world.costs[taken]
+        key = (DOMAIN, taken, "")
+        known[key] = known[key].costing(cpu, size)
+        times.append(now)
+        memory.record(task, objective, taken, success, now)
+
+
+# the worlds
+
+COSTS = {"first": (0.6, 0.5), "second": (1.0, 0.4), "third": (0.3, 1.0)}
+"""Of one scale, so that success decides mostly and costs decide between equals."""
+
+
+def _by_name(first: float, second: float, third: float) -> Mapping[str, float]:
+    return {"first": first, "second": second, "third": third}
+
+
+_STEADY = _by_name(0.98, 0.90, 0.60)
+_SWAPPED = _by_name(0.60, 0.90, 0.98)
+SWAP_AT = 300
+_FORMATS = (_by_name(0.97, 0.55, 0.75), _by_name(0.50, 0.95, 0.75), _by_name(0.70, 0.50, 0.96))
+_HARD = (_by_name(0.72, 0.35, 0.50), _by_name(0.30, 0.68, 0.50))
+_LOADED = {CALM: _by_name(0.97, 0.93, 0.85), BUSY: _by_name(0.45, 0.60, 0.88)}
+
+
+def _drifting(procedure: str, _kind: int, _load: str, task: int) -> float:
+    """`first` wears out from 0.97 to 0.60 over 600 tasks and is mended; `third` comes up meanwhile."""
+    worn = (task % 600) / 600
+    return {"first": 0.97 - 0.37 * worn, "second": 0.80, "third": 0.65 + 0.30 * worn}[procedure]
+
+
+def _hourly(procedure: str, kind: int, load: str, task: int) -> float:
+    """Kinds, load and a slow wave at once."""
+    base = _FORMATS[kind % 3][procedure]
+    wave = 0.08 * math.sin(2 * math.pi * task / 400)
+    return min(0.99, max(0.05, base - (0.2 if load == BUSY and procedure != "third" else 0.0) + wave * (base < 0.9)))
+
+
+KINDS = (
+    "rotate the web server's access logs",
+    "compact the photo thumbnails cache",
+    "summarise last week's invoices by customer",
+)
+"""No two mean the same: memory's floor keeps them apart."""
+
+STEADY = World(
+    name="steady", about="One kind of work; success 0.98, 0.90 and 0.60, and nothing ever changes.",
+    costs=COSTS, kinds=KINDS[:1], truth=lambda procedure, _kind, _load, _task: _STEADY[procedure],
+)  # fmt: skip
+SWAPPED = World(
+    name="swapped", about=f"As steady, but after {SWAP_AT} tasks the best and the worst change places in silence.",
+    costs=COSTS, kinds=KINDS[:1],
+    truth=lambda procedure, _kind, _load, task: (_STEADY if task < SWAP_AT else _SWAPPED)[procedure],
+)  # fmt: skip
+FORMATS = World(
+    name="formats", about="Three kinds of work, each with another best procedure: only memory can tell them apart.",
+    costs=COSTS, kinds=KINDS, truth=lambda procedure, kind, _load, _task: _FORMATS[kind][procedure],
+)  # fmt: skip
+RUSH = World(
+    name="rush", about="Four runs in ten come under load, where two of three procedures mostly fail.",
+    costs=COSTS, kinds=KINDS[:1], busy=0.4, truth=lambda procedure, _kind, load, _task: _LOADED[load][procedure],
+)  # fmt: skip
+WEARING = World(
+    name="wearing", about="One procedure wears out from 0.97 to 0.60 over 600 tasks and is mended, over and over.",
+    costs=COSTS, kinds=KINDS[:1], truth=_drifting,
+)  # fmt: skip
+HARD = World(
+    name="hard", about="Two kinds of work at which nothing succeeds more often than 0.72.",
+    costs=COSTS, kinds=KINDS[:2], truth=lambda procedure, kind, _load, _task: _HARD[kind][procedure],
+)  # fmt: skip
+TANGLED = World(
+    name="tangled", about="Three kinds, a load in three runs of ten, and a slow wave over all of it.",
+    costs=COSTS, kinds=KINDS, busy=0.3, truth=_hourly,
+)  # fmt: skip
+
+FIVE = (STEADY, FORMATS, RUSH, WEARING, HARD)
+"""What calibration and uplift are measured in, pooled."""
