@@ -4,17 +4,23 @@ import json as jsonlib
 from typing import Annotated, Any
 
 import typer
+from typer.exceptions import Exit
 
+from chassis.errors import InvalidInput
 from cli.output import JsonFlag, at, emit, figure, figure_state, say, span
 from cli.reach import reach_of
 from cli.tables import Column, table, tell
 from cli.times import local
+
+STATUSES = ("identical", "recorded before replay", "different code", "damaged")
+REPLAY_SECONDS = 600.0
 
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(invoke_without_command=True, callback=pulse)
     group.command("list")(list_)
     group.command("show")(show)
+    group.command("replay")(replay)
     app.add_typer(group, name="pulse", help="Check-ins (Bridge Pulses) of the overseer. Example: calyx pulse --now")
 
 
@@ -119,3 +125,55 @@ def show(
         return
     record = jsonlib.loads(answer.record_json)
     emit(record, json, lambda r: say(answer.report_markdown.rstrip() or jsonlib.dumps(r, indent=2)))
+
+
+def replay(
+    ctx: typer.Context,
+    id: Annotated[str, typer.Argument(help="bp-000000012; left out: the last one.")] = "",
+    last: Annotated[int, typer.Option("--last", min=1, max=1_000_000, help="The last so many instead.")] = 1,
+    all_: Annotated[bool, typer.Option("--all", help="Every pulse that is kept.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Decide again from the record alone and compare, byte for byte; exit 1 on damage.
+    Example: calyx pulse replay --last 200"""
+    from calyx.cbo.v1 import cbo_pb2 as pb
+
+    if id and (all_ or last != 1):
+        raise InvalidInput("name one pulse, or say --last N or --all")
+    request = pb.ReplayPulsesRequest(id=id, last=0 if all_ else last)
+    found = [_replayed(each) for each in reach_of(ctx).cbo().ReplayPulses(request, timeout=REPLAY_SECONDS)]
+    counted = {status: sum(each["status"] == status for each in found) for status in STATUSES}
+    emit({"pulses": found, "counted": counted}, json, _replay_words)
+    if counted["damaged"]:
+        raise Exit(1)
+
+
+def _replayed(verdict: Any) -> dict[str, Any]:
+    return {
+        "id": verdict.pulse_id,
+        "status": verdict.status,
+        "reason": verdict.reason,
+        "findings": [
+            {"section": each.section, "path": each.path, "reason": each.reason, "damage": each.damage}
+            for each in verdict.findings
+        ],
+        "sections": list(verdict.sections),
+        "skipped": dict(verdict.skipped),
+    }
+
+
+def _replay_words(value: dict[str, Any]) -> None:
+    """What is as it was takes one line in all; each section that differs has its own."""
+    pulses = value["pulses"]
+    if not pulses:
+        tell("No pulse yet: there is nothing to replay.")
+    if len(pulses) == 1:
+        tell(f"{pulses[0]['id']} {pulses[0]['status']}: {pulses[0]['reason']}")
+    for each in pulses:
+        if len(pulses) > 1 and (each["findings"] or each["skipped"]):
+            tell(f"{each['id']} {each['status']}: {each['reason']}")
+        for finding in each["findings"]:
+            tell(f"{finding['section']}: {finding['path']}: {finding['reason']}", "  ")
+    if len(pulses) > 1:
+        said = ", ".join(f"{count} {status}" for status, count in value["counted"].items() if count)
+        tell(f"{len(pulses)} pulses from {pulses[0]['id']} to {pulses[-1]['id']}: {said}")

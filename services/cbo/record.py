@@ -1,5 +1,6 @@
 """The pulse record: every input and decision by value, canonical JSON; and its few figures."""
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
@@ -370,8 +371,9 @@ def write(folder: Path, pulse_id: str, started_at: datetime, record: Json, *, du
     """Both files, each whole. The report can be made again from the record, so only the record is synced."""
     machine, people = paths(folder, pulse_id, started_at)
     machine.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(people, report(record).encode(), durable=False)
-    write_whole(machine, canonical_json(record) + b"\n", durable=durable)
+    kept = canonical_json(record) + b"\n"
+    write_whole(people, report(json.loads(kept)).encode(), durable=False)  # in the order in which a replay reads it
+    write_whole(machine, kept, durable=durable)
 
 
 def forget(folder: Path, pulse_id: str, started_at: datetime) -> None:

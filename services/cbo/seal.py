@@ -50,20 +50,35 @@ def check(raw: bytes) -> tuple[Broken, ...]:
     body = raw[: found.start()] + raw[found.end() :]
     end, body = (b"", body.removesuffix(b"\n")) if body.endswith(b"\n") else (body[-1:], body[:-1])
     broken = [Broken(path="end of file", reason=f"it ends with {end!r} instead of a line end")] if end else []
-    parts = json.loads(found["parts"])
+    if sha256_hex(body) == found["digest"].decode():
+        if canonical_json(sealed(json.loads(body))) != raw.removesuffix(b"\n") and not broken:
+            broken.append(Broken(path="seal.parts", reason="the seal was changed"))
+        return tuple(broken)
+    differing = _differing(body, json.loads(found["parts"]))
+    broken += [Broken(path=each, reason="it is not what was sealed") for each in differing]
+    if not differing:
+        broken.append(Broken(path="seal.digest", reason="the seal was changed"))
+    return tuple(broken)
+
+
+def _differing(body: bytes, parts: list[tuple[str, int, str]]) -> list[str]:
+    """By their places; where what was put in or left out has moved them, by their paths."""
+    if sum(length for _, length, _ in parts) != len(body):
+        try:
+            now = {path: _short(piece) for path, piece in _pieces(json.loads(body), "", DEPTH)}
+        except ValueError:
+            return _at_their_places(body, parts)[:1]
+        return [path for path, _, short in parts if now.pop(path, "") != short] + sorted(now)
+    return _at_their_places(body, parts)
+
+
+def _at_their_places(body: bytes, parts: list[tuple[str, int, str]]) -> list[str]:
     differing, at = [], 0
     for path, length, short in parts:
         if _short(body[at : at + length]) != short:
             differing.append(path)
         at += length
-    if sha256_hex(body) == found["digest"].decode():
-        if differing or at != len(body):
-            broken.append(Broken(path=f"seal.parts {', '.join(differing)}".strip(), reason="the seal was changed"))
-    elif differing:
-        broken += [Broken(path=each, reason="it is not what was sealed") for each in differing]
-    else:
-        broken.append(Broken(path="seal.digest", reason="the seal was changed"))
-    return tuple(broken)
+    return differing
 
 
 def _pieces(value: object, path: str, depth: int) -> Iterator[tuple[str, bytes]]:

@@ -18,6 +18,7 @@ from services.cbo.ladder import Rung
 from services.cbo.obstacle import RUNS, obstacle
 from services.cbo.overseer import Overseer
 from services.cbo.policy_desk import tried
+from services.cbo.replay_desk import ReplayDesk
 from services.cbo.tasks import Task
 
 MONTH = timedelta(days=30)
@@ -47,6 +48,7 @@ ALLOW: Mapping[str, frozenset[str]] = {
     "ListAgents": _PEOPLE,
     "GetPolicy": _PEOPLE,
     "TryPolicy": _PEOPLE,
+    "ReplayPulses": _PEOPLE,
 }
 
 T = TypeVar("T")
@@ -223,6 +225,14 @@ class CboServicer(cbo_pb2_grpc.CboServiceServicer):
         last = request.last.ToTimedelta() if request.HasField("last") else MONTH
         made = await self._executor.run(tried, self._overseer, request.text, last, dict(request.terms))
         return pb.TryPolicyResponse(result_json=canonical_json(made.result).decode(), words=made.words)
+
+    async def ReplayPulses(
+        self, request: pb.ReplayPulsesRequest, context: Any
+    ) -> AsyncIterator[pb.ReplayPulsesResponse]:
+        desk = ReplayDesk(self._overseer)
+        last = _limit(request.last, 0, 1_000_000)
+        for pulse in await self._executor.run(desk.ids, request.id, last):
+            yield wire.replay_to_wire(await self._executor.run(desk.verdict, pulse))
 
     async def GetStation(self, request: pb.GetStationRequest, context: Any) -> pb.GetStationResponse:
         return await self._executor.run(self._station)

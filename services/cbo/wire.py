@@ -21,6 +21,7 @@ from services.cbo.kpis import Kpi
 from services.cbo.ladder import Rung
 from services.cbo.objectives import Objective, Schedule
 from services.cbo.policy_file import InForce
+from services.cbo.replay import Verdict
 from services.cbo.rows import Row
 from services.cbo.tasks import Task
 
@@ -232,4 +233,15 @@ def agent_to_wire(agent: Agent) -> pb.Agent:
         revoked_at=stamp(agent.revoked_at),
         last_report=agent.report,
         reported_at=stamp(agent.reported_at),
+    )
+
+
+def replay_to_wire(verdict: Verdict) -> pb.ReplayPulsesResponse:
+    return pb.ReplayPulsesResponse(
+        pulse_id=verdict.pulse,
+        status=verdict.status,
+        reason=verdict.reason,
+        findings=[pb.ReplayFinding(**each.to_json()) for each in verdict.findings],
+        sections=verdict.sections,
+        skipped=verdict.skipped,
     )

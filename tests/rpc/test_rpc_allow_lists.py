@@ -58,6 +58,7 @@ DECIDED: Mapping[str, Mapping[str, str]] = {
         "ListAgents": "do",
         "GetPolicy": "do",
         "TryPolicy": "do",
+        "ReplayPulses": "do",
     },
     "dashboard": {"GetOverview": "ocu", "ExportDiagnostics": "o", "IssueLoginLink": "o"},
     "governor": {

@@ -2121,6 +2121,134 @@ class TryPolicyResponse(_message.Message):
 Global___TryPolicyResponse: _TypeAlias = TryPolicyResponse  # noqa: Y015
 
 @_typing.final
+class ReplayPulsesRequest(_message.Message):
+    """Which pulses."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """One by its id; else the last ones."""
+    last: _builtins.int
+    """How many; 0: all that are kept."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        last: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "last", b"last"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayPulsesRequest: _TypeAlias = ReplayPulsesRequest  # noqa: Y015
+
+@_typing.final
+class ReplayFinding(_message.Message):
+    """A part of a record, or its report, that is not as it should be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECTION_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DAMAGE_FIELD_NUMBER: _builtins.int
+    section: _builtins.str
+    """Section of the record."""
+    path: _builtins.str
+    """The place in it."""
+    reason: _builtins.str
+    """What is wrong."""
+    damage: _builtins.bool
+    """The bytes are not those that were sealed, whatever code reads them."""
+    def __init__(
+        self,
+        *,
+        section: _builtins.str = ...,
+        path: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        damage: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["damage", b"damage", "path", b"path", "reason", b"reason", "section", b"section"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayFinding: _TypeAlias = ReplayFinding  # noqa: Y015
+
+@_typing.final
+class ReplayPulsesResponse(_message.Message):
+    """What the replay of one record says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SkippedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PULSE_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    SECTIONS_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    pulse_id: _builtins.str
+    """Its id."""
+    status: _builtins.str
+    """identical, recorded before replay, different code or damaged."""
+    reason: _builtins.str
+    """In one line."""
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplayFinding]:
+        """What differs."""
+
+    @_builtins.property
+    def sections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was decided again."""
+
+    @_builtins.property
+    def skipped(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What could not be, and why."""
+
+    def __init__(
+        self,
+        *,
+        pulse_id: _builtins.str = ...,
+        status: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        findings: _abc.Iterable[Global___ReplayFinding] | None = ...,
+        sections: _abc.Iterable[_builtins.str] | None = ...,
+        skipped: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings", "pulse_id", b"pulse_id", "reason", b"reason", "sections", b"sections", "skipped", b"skipped", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayPulsesResponse: _TypeAlias = ReplayPulsesResponse  # noqa: Y015
+
+@_typing.final
 class GetStationRequest(_message.Message):
     """Who are you?"""
 

@@ -165,6 +165,11 @@ class CboServiceStub:
                 request_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.TryPolicyRequest.SerializeToString,
                 response_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.TryPolicyResponse.FromString,
                 _registered_method=True)
+        self.ReplayPulses = channel.unary_stream(
+                '/calyx.cbo.v1.CboService/ReplayPulses',
+                request_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.ReplayPulsesRequest.SerializeToString,
+                response_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.ReplayPulsesResponse.FromString,
+                _registered_method=True)
         self.GetStation = channel.unary_unary(
                 '/calyx.cbo.v1.CboService/GetStation',
                 request_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.GetStationRequest.SerializeToString,
@@ -358,6 +363,13 @@ class CboServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReplayPulses(self, request, context):
+        """Decide again what pulses decided, each from its record alone, oldest first. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStation(self, request, context):
         """Identity, mode, kill switch, last pulse.
         """
@@ -497,6 +509,11 @@ def add_CboServiceServicer_to_server(servicer, server):
                     servicer.TryPolicy,
                     request_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.TryPolicyRequest.FromString,
                     response_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.TryPolicyResponse.SerializeToString,
+            ),
+            'ReplayPulses': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReplayPulses,
+                    request_deserializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.ReplayPulsesRequest.FromString,
+                    response_serializer=calyx_dot_cbo_dot_v1_dot_cbo__pb2.ReplayPulsesResponse.SerializeToString,
             ),
             'GetStation': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStation,
@@ -1207,6 +1224,33 @@ class CboService:
             '/calyx.cbo.v1.CboService/TryPolicy',
             calyx_dot_cbo_dot_v1_dot_cbo__pb2.TryPolicyRequest.SerializeToString,
             calyx_dot_cbo_dot_v1_dot_cbo__pb2.TryPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayPulses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/calyx.cbo.v1.CboService/ReplayPulses',
+            calyx_dot_cbo_dot_v1_dot_cbo__pb2.ReplayPulsesRequest.SerializeToString,
+            calyx_dot_cbo_dot_v1_dot_cbo__pb2.ReplayPulsesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -85,6 +85,8 @@ class CboServiceStub:
     """The rules that count now."""
     TryPolicy: _grpc.UnaryUnaryMultiCallable[_cbo_pb2.TryPolicyRequest, _cbo_pb2.TryPolicyResponse]
     """What a draft, or other ladder terms, would have made of the past. Changes nothing."""
+    ReplayPulses: _grpc.UnaryStreamMultiCallable[_cbo_pb2.ReplayPulsesRequest, _cbo_pb2.ReplayPulsesResponse]
+    """Decide again what pulses decided, each from its record alone, oldest first. Changes nothing."""
     GetStation: _grpc.UnaryUnaryMultiCallable[_cbo_pb2.GetStationRequest, _cbo_pb2.GetStationResponse]
     """Identity, mode, kill switch, last pulse."""
 
@@ -145,6 +147,8 @@ class CboServiceAsyncStub(CboServiceStub):
     """The rules that count now."""
     TryPolicy: _aio.UnaryUnaryMultiCallable[_cbo_pb2.TryPolicyRequest, _cbo_pb2.TryPolicyResponse]  # type: ignore[assignment]
     """What a draft, or other ladder terms, would have made of the past. Changes nothing."""
+    ReplayPulses: _aio.UnaryStreamMultiCallable[_cbo_pb2.ReplayPulsesRequest, _cbo_pb2.ReplayPulsesResponse]  # type: ignore[assignment]
+    """Decide again what pulses decided, each from its record alone, oldest first. Changes nothing."""
     GetStation: _aio.UnaryUnaryMultiCallable[_cbo_pb2.GetStationRequest, _cbo_pb2.GetStationResponse]  # type: ignore[assignment]
     """Identity, mode, kill switch, last pulse."""
 
@@ -358,6 +362,14 @@ class CboServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cbo_pb2.TryPolicyResponse, _abc.Awaitable[_cbo_pb2.TryPolicyResponse]]:
         """What a draft, or other ladder terms, would have made of the past. Changes nothing."""
+
+    @_abc_1.abstractmethod
+    def ReplayPulses(
+        self,
+        request: _cbo_pb2.ReplayPulsesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_cbo_pb2.ReplayPulsesResponse], _abc.AsyncIterator[_cbo_pb2.ReplayPulsesResponse]]:
+        """Decide again what pulses decided, each from its record alone, oldest first. Changes nothing."""
 
     @_abc_1.abstractmethod
     def GetStation(
