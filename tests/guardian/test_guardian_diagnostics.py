@@ -134,6 +134,31 @@ def test_memory_that_can_not_verify_itself_is_unknown_not_ok(world: World) -> No
     assert items(world.root / "reports" / "diagnostics" / "t-1.json")["memory store"][0] == "unknown"
 
 
+def test_what_was_whole_is_read_through_again_after_a_quarter_of_an_hour_and_says_when_it_was(world: World) -> None:
+    asked: list[float] = []
+
+    def verify() -> tuple[bool, str]:
+        asked.append(world.clock.monotonic())
+        return len(asked) < 3, f"{len(asked)} times asked"
+
+    diagnose = Diagnostics(
+        world.layout, world.clock, world.machine, world.guardian.health, verify, "st-1", file_seconds=lambda _: None
+    )
+    found = []
+    for number, wait in enumerate((0, 60, 900, 900, 60)):
+        world.clock.advance(wait)
+        given = replace(task(world, procedure="full"), task_id=TaskId(f"t-{number}"))
+        diagnose.perform(given, scratch(world, f"s{number}"), PlainEffects())
+        found.append(items(world.root / "reports" / "diagnostics" / f"t-{number}.json")["memory store"])
+    assert found == [
+        ("ok", "1 times asked"),
+        ("ok", "1 times asked, 60 s ago"),
+        ("ok", "2 times asked"),
+        ("fail", "3 times asked"),
+        ("fail", "4 times asked"),
+    ]
+
+
 def test_the_oldest_report_goes_when_there_are_enough(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnostics, "KEPT_REPORTS", 3)
     diagnose = work(world)
