@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os.path import lexists  # Path.exists follows links, which a target must never do
@@ -14,7 +15,7 @@ from chassis.errors import Drifted, Refused
 from chassis.exchange.moves import move
 from chassis.journal.inverse import inverted_sha256
 from chassis.journal.records import TaskLog
-from chassis.journal.recovery import settle
+from chassis.journal.recovery import drop_strays, settle
 from chassis.journal.targets import (
     Consent,
     Locks,
@@ -32,6 +33,10 @@ Guard = Callable[[], None]
 Fault = Callable[[str], None]
 
 
+def _nothing() -> None:
+    """Nothing to verify."""
+
+
 class JournaledEffects:
     """`chassis.work.Effects` for one claim of one task."""
 
@@ -41,6 +46,8 @@ class JournaledEffects:
         self._log, self._locks, self._consent, self._guard = log, locks, consent, guard
         self._epoch, self._fault, self._n = epoch, fault, next_n
         self._changed: set[str] = set()
+        self._promised = False
+        self._seen: dict[Path, tuple[Json, int]] = {}
 
     @property
     def files_changed(self) -> int:
@@ -59,7 +66,7 @@ class JournaledEffects:
                 folder.mkdir()
                 fsync_dir(folder.parent)
             self._stage(source, tmp, {"mode": mode, "uid": os.geteuid(), "gid": os.getegid()})
-            self._place(target, lambda: _move_new(tmp, target))
+            self._place(target, lambda: _move_new(tmp, target), plain=True)
 
     def replace(self, target: Path, source: Path, *, expect_sha256: str | None = None) -> None:
         target = self._allowed(target)
@@ -68,10 +75,10 @@ class JournaledEffects:
             if expect_sha256 is not None and before["sha256"] != expect_sha256:
                 raise Drifted(f"{target} is not what was expected any more; nothing was changed")
             dressed = like(before)
+            kept = self._keep(target, before)
             tmp = self._intend("replace", target, before, {**self._source(source), **dressed})
             self._stage(source, tmp, dressed)
-            kept = self._keep(target, before)
-            self._place(target, lambda: tmp.replace(target), lambda: _untouched(kept, before, target))
+            self._place(target, lambda: tmp.replace(target), lambda: _untouched(kept, before, target), plain=True)
 
     def remove(self, target: Path, *, inverse: Json | None = None) -> None:
         target = self._allowed(target)
@@ -111,6 +118,7 @@ class JournaledEffects:
                 empty.replace(target)
 
             self._place(target, swap)
+            self._remember(to, before)
 
     @contextmanager
     def _changing(self, *targets: Path) -> Iterator[None]:
@@ -122,6 +130,7 @@ class JournaledEffects:
             except Exception:
                 for entry in self._log.read().half_done:
                     settle(self._log, entry)
+                drop_strays(self._log)
                 self._n = len(self._log.read().entries) + 1
                 raise
 
@@ -133,15 +142,28 @@ class JournaledEffects:
         self._consent(target)
         return target
 
-    @staticmethod
-    def _there(target: Path) -> Json:
-        before = snapshot(target)
+    def _there(self, target: Path) -> Json:
+        before = self._known(target) or snapshot(target)
         if before is None:
             raise Drifted(f"{target} is not there; nothing was changed")
         return before
 
-    @staticmethod
-    def _source(source: Path) -> Json:
+    def _known(self, path: Path) -> Json | None:
+        """What this session read of that file, where nothing changed its inode since."""
+        found, changed_ns = self._seen.get(path, (None, 0))
+        if found is None or not lexists(path):
+            return None
+        info = path.lstat()
+        now = (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+        return found if now == (found["ino"], found["size"], found["mtime_ns"], changed_ns) else None
+
+    def _remember(self, path: Path, found: Json) -> None:
+        """Where our own rename put what was read before it. Its change time from now on: the rename set it."""
+        info = path.lstat()
+        if (info.st_ino, info.st_size, info.st_mtime_ns) == (found["ino"], found["size"], found["mtime_ns"]):
+            self._seen[path] = ({**found, "mode": stat.S_IMODE(info.st_mode)}, info.st_ctime_ns)
+
+    def _source(self, source: Path) -> Json:
         if source.is_symlink():
             raise Refused(f"{source.name} is a link; give the finished file")
         found = snapshot(source)
@@ -167,10 +189,14 @@ class JournaledEffects:
     def _intend(self, op: str, target: Path, before: Json | None, after: Json | None, **more: Any) -> Path:
         tmp = self._sibling(target)
         self._fault(f"{op}.before_intent")
-        self._log.append(
+        record = self._log.append if self._promised else self._log.promise
+        record(
             "intent", n=self._n, epoch=self._epoch, op=op, target=str(target), before=before, after=after, tmp=str(tmp),
             **more,
         )  # fmt: skip
+        self._promised = True
+        if before is not None:
+            fsync_dir(self._log.pre)
         self._fault(f"{op}.intended")
         return tmp
 
@@ -192,18 +218,23 @@ class JournaledEffects:
         else:
             copy_durably(target, kept)
             dress(kept, before)
-        fsync_dir(kept.parent)
         self._fault("kept")
         return kept
 
-    def _place(self, target: Path, act: Callable[[], object], verify: Callable[[], None] = lambda: None) -> None:
-        """The change itself: guarded once more right before, committed right after."""
+    def _place(
+        self, target: Path, act: Callable[[], object], verify: Callable[[], None] = _nothing, *, plain: bool = False
+    ) -> None:
+        """The change itself: guarded once more right before, committed right after.
+
+        `plain`: whatever anybody does to the target next, a recovery without the commit would come to the same, so
+        that need not be on the disk at once. A removed file that somebody makes again would be taken for untouched.
+        """
         self._guard()
         act()
         self._fault("placed")
         verify()
         fsync_dir(target.parent)
-        self._log.append("commit", n=self._n)
+        self._log.append("commit", n=self._n, durable=not plain)
         self._changed.add(str(target))
         self._n += 1
         self._fault("committed")

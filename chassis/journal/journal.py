@@ -15,7 +15,7 @@ from chassis.journal import undo as way_back
 from chassis.journal import watched
 from chassis.journal.effects import Fault, Guard, JournaledEffects
 from chassis.journal.records import State, TaskJournal, TaskLog
-from chassis.journal.recovery import settle
+from chassis.journal.recovery import drop_strays, settle
 from chassis.journal.survey import Bounds
 from chassis.journal.targets import Consent, Locks
 
@@ -100,7 +100,7 @@ class Journal:
             journal = log.read()
             if journal.state == "undoing" or journal.standing or journal.half_done:
                 raise Refused(f"task {task_id} has changes of an earlier attempt in place; undo them first")
-            log.append("begin", task_id=task_id, epoch=epoch)
+            log.append("begin", task_id=task_id, epoch=epoch, durable=False)
             try:
                 yield Session(log, self._locks, self._consent, guard, epoch, self._fault, len(journal.entries) + 1)
             except Exception:
@@ -125,7 +125,7 @@ class Journal:
             if log.read().state != "none":
                 raise Refused(f"task {task_id} has been begun before; its program is not started twice")
             guard()
-            log.append("begin", task_id=task_id, epoch=epoch)
+            log.append("begin", task_id=task_id, epoch=epoch, durable=False)
             try:
                 watched.begin(log, roots, bounds or Bounds())
             except BaseException:
@@ -205,6 +205,8 @@ class Journal:
         with self._locks.held(_targets(journal), log.task_id, journal.epoch):
             for entry in journal.half_done:
                 yield settle(log, entry)
+            if journal.state == "open" and journal.settled:
+                drop_strays(log)
             if not journal.settled:
                 watched.settle(log)
                 found = len(log.read().standing)

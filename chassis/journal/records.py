@@ -87,14 +87,22 @@ class TaskLog:
         for folder in (self.folder, self.pre):
             folder.mkdir(mode=0o700, exist_ok=True)
         self._open_mark.touch(mode=0o600)
-        fsync_dir(self._open_mark.parent)
-        fsync_dir(self.folder.parent)
 
     def close(self) -> None:
         self._open_mark.unlink(missing_ok=True)
 
-    def append(self, kind: str, **facts: object) -> None:
-        append_line(self._path, canonical_json({"at": iso(self._clock.now()), "kind": kind, **facts}), mode=0o600)
+    def append(self, kind: str, *, durable: bool = True, **facts: object) -> None:
+        """Not durable: on the disk with the next record that is, or found out by `recovery.settle` without it."""
+        line = canonical_json({"at": iso(self._clock.now()), "kind": kind, **facts})
+        append_line(self._path, line, mode=0o600, durable=durable)
+
+    def promise(self, kind: str, **facts: object) -> None:
+        """`append`, and the mark is on the disk, too: from here on a crash finds it.
+
+        The record's own fsync takes its new folders with it on a journaling file system (ext4, xfs, btrfs).
+        """
+        self.append(kind, durable=True, **facts)
+        fsync_dir(self._open_mark.parent)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[bool]:

@@ -28,6 +28,14 @@ def settle(log: TaskLog, entry: Entry) -> str:
     return f"{intent['op']} {target}: was not done, is taken back"
 
 
+def drop_strays(log: TaskLog) -> None:
+    """What was kept for a change whose intent was never written: a second name of its target, which nobody needs."""
+    known = {str(entry.n) for entry in log.read().entries}
+    for blob in log.pre.iterdir():
+        if blob.name not in known:
+            blob.unlink()
+
+
 def remove_empty(folders: list[str] | tuple[str, ...]) -> None:
     """Remove the folders a change had made, innermost first; one that is used by now stays."""
     for folder in folders:

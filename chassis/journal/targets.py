@@ -220,11 +220,11 @@ class Locks:
     def _fence(self, record: Path, task_id: str, epoch: int) -> None:
         try:
             epochs = dict(json.loads(record.read_bytes()))
-        except FileNotFoundError:
-            epochs = {}
+        except (FileNotFoundError, ValueError):
+            epochs = {}  # not whole after a power cut: then no older holder lives either
         if epochs.get(task_id, 0) > epoch:
             raise LeaseLost(f"epoch {epochs[task_id]} of task {task_id} has been here; epoch {epoch} may not act")
         if epochs.get(task_id) != epoch:
             epochs.pop(task_id, None)
             kept = list(epochs.items())[-(_REMEMBERED_TASKS - 1) :]
-            write_json(record, [*([k, v] for k, v in kept), [task_id, epoch]], mode=0o600)
+            write_json(record, [*([k, v] for k, v in kept), [task_id, epoch]], mode=0o600, durable=False)

