@@ -149,6 +149,16 @@ def _docker(_layout: Layout, _clock: Clock) -> tuple[Answer, str, str]:
     return "ok", "docker answers to you", ""
 
 
+def _notify(layout: Layout, _clock: Clock) -> tuple[Answer, str, str]:
+    from cli.notify import failing
+
+    dead = failing(layout)
+    if not dead:
+        return "ok", "no target of notices is failing", ""
+    found = "; ".join(f"{name} since {each['failing_since'][:16]}: {each['why']}" for name, each in dead.items())
+    return "note", found, "calyx notify test; correct its line in notify.conf"
+
+
 def _integrity(layout: Layout, _clock: Clock) -> tuple[Answer, str, str]:
     if not layout.root.exists():
         return "note", "no station folder yet", "calyx up makes it"
@@ -196,5 +206,6 @@ _CHECKS: tuple[tuple[str, Check], ...] = (
     ("psi", _psi),
     ("gpu", _gpu),
     ("docker", _docker),
+    ("notify", _notify),
     ("integrity", _integrity),
 )

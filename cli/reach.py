@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from calyx.dashboard.v1.dashboard_pb2_grpc import DashboardServiceStub
     from calyx.governor.v1.governor_pb2_grpc import GovernorServiceStub
     from calyx.guardian.v1.guardian_pb2_grpc import GuardianServiceStub
+    from calyx.inbox.v1.inbox_pb2_grpc import InboxServiceStub
     from calyx.memory.v1.memory_pb2_grpc import MemoryServiceStub
 
 CALLER = "operator"
@@ -79,6 +80,12 @@ class Reach:
         from calyx.cbo.v1.cbo_pb2_grpc import CboServiceStub
 
         return CboServiceStub(self.channel("cbo"))
+
+    def inbox(self) -> "InboxServiceStub":
+        """What waits for a person; the CBO serves it."""
+        from calyx.inbox.v1.inbox_pb2_grpc import InboxServiceStub
+
+        return InboxServiceStub(self.channel("cbo"))
 
     def memory(self) -> "MemoryServiceStub":
         from calyx.memory.v1.memory_pb2_grpc import MemoryServiceStub

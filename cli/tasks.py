@@ -1,4 +1,4 @@
-"""`calyx task`, `calyx inbox`, `calyx undo`: units of work, what waits for you, and the way back."""
+"""`calyx task` and `calyx undo`: units of work, your answers to them, and the way back."""
 
 import json as jsonlib
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from typer.exceptions import Exit
 from chassis.errors import InvalidInput
 from cli.output import JsonFlag, at, emit, optional, say, shown
 from cli.reach import Reach, reach_of
-from cli.tables import Column, bullet, facts, painted, table, tell
+from cli.tables import Column, bullet, facts, table, tell
 from cli.times import ago, local, readable
 
 STATES = (
@@ -31,7 +31,6 @@ def register(app: typer.Typer) -> None:
     ):
         group.command(name)(command)
     app.add_typer(group, name="task", help="Tasks with every gate's answer. Example: calyx task list")
-    app.command("inbox")(inbox)
     app.command("undo")(undo)
 
 
@@ -139,37 +138,6 @@ def list_(
     emit({"tasks": found}, json, lambda v: _rows(v["tasks"], empty, reach))
 
 
-def inbox(ctx: typer.Context, json: JsonFlag = False) -> None:
-    """What waits for your answer, newest first. Example: calyx inbox"""
-    from calyx.cbo.v1 import cbo_pb2 as pb
-
-    from cli.manifests import ending_soon
-
-    reach = reach_of(ctx)
-    answer = reach.cbo().ListTasks(pb.ListTasksRequest(limit=100, waiting_for_person=True))
-    waiting = [{**row_json(task), "answer_with": answers_to(row_json(task))} for task in answer.tasks]
-    waiting.sort(key=lambda t: t["at"] or "", reverse=True)
-
-    def words(v: dict[str, Any]) -> None:
-        for each in v["domains"]:
-            tell(each["warning"])
-        if not v["tasks"]:
-            tell(
-                "Nothing waits for you. Plans that need your yes stand here; what was done already is in "
-                "`calyx task list`."
-            )
-        for n, task in enumerate(v["tasks"]):
-            if n:
-                say("")
-            age = ago(task["at"], reach.clock.now())
-            say(f"{task['id']}  {painted(task['state'])} {age}", plain=False)
-            tell(f"{task['domain']} ({task['procedure'] or 'no procedure'}): {task['objective']}", "  ")
-            for command in _answers(task):
-                say(f"  {command}")
-
-    emit({"tasks": waiting, "domains": ending_soon(reach)}, json, words)
-
-
 def show(ctx: typer.Context, id: str, json: JsonFlag = False) -> None:
     """One task with every gate's answer. Example: calyx task show t-000000012-1"""
     from calyx.cbo.v1 import cbo_pb2 as pb
@@ -188,14 +156,25 @@ def approve(
     from calyx.cbo.v1 import cbo_pb2 as pb
 
     cbo = reach_of(ctx).cbo()
-    digest = plan_digest or cbo.GetTask(pb.GetTaskRequest(id=id)).task.plan_digest
-    task = cbo.ApproveTask(pb.ApproveTaskRequest(id=id, plan_digest=digest)).task
+    seen = cbo.GetTask(pb.GetTaskRequest(id=id)).task
+    digest = plan_digest or seen.plan_digest
+    answer = cbo.ApproveTask(pb.ApproveTaskRequest(id=id, plan_digest=digest))
     said = f" plan {digest[:12]}" if digest else ""
-    emit(as_json(task), json, lambda t: say(f"approved{said}; {t['id']} ({t['state']}) will do it"))
+
+    def words(task: dict[str, Any]) -> None:
+        if answer.already:
+            say(f"approved before as {task['id']} ({task['state']}); nothing was done")
+        else:
+            say(f"approved{said}; {task['id']} ({task['state']}) will do it")
+
+    emit({**as_json(answer.task), "already": answer.already}, json, words)
 
 
 def reject(
-    ctx: typer.Context, id: str, why: Annotated[str, typer.Option(help="The reason.")], json: JsonFlag = False
+    ctx: typer.Context,
+    id: str,
+    why: Annotated[str, typer.Option("--why", "--reason", help="The reason.")],
+    json: JsonFlag = False,
 ) -> None:
     """Say no to a proposal; not an override. Example: calyx task reject t-000000012-1 --why "not now" """
     from calyx.cbo.v1 import cbo_pb2 as pb
@@ -286,6 +265,8 @@ def _words(task: dict[str, Any], reach: Reach) -> None:
         ("success", f"predicted {expected}"),
         ("TES", f"{shown(task['tes'])}{f' ({_said})' if (_said := task['tes_note']) else ''}"),
     ]
+    if said := (task["ack"] or {}).get("detail"):
+        rows.append(("said", said.replace(here, "")))
     for change in (task["plan"] or {}).get("changes", []):
         target = str(change["target"]).replace(here, "")
         rows.append(("plan", f"{change['op']} {target} ({change['size_bytes']} bytes)"))

@@ -126,10 +126,14 @@ class CboServicer(cbo_pb2_grpc.CboServiceServicer):
         return pb.GetTaskResponse(task=await self._one(lambda: self._overseer.bridge.store.task(request.id)))
 
     async def ApproveTask(self, request: pb.ApproveTaskRequest, context: Any) -> pb.ApproveTaskResponse:
-        who = caller()
-        return pb.ApproveTaskResponse(
-            task=await self._one(lambda: self._overseer.desk.approve(request.id, request.plan_digest, who))
-        )
+        who, desk = caller(), self._overseer.desk
+
+        def approve() -> pb.ApproveTaskResponse:
+            already = bool(self._overseer.bridge.store.task(request.id).approved_as)
+            task = self._task(desk.approve(request.id, request.plan_digest, who))
+            return pb.ApproveTaskResponse(task=task, already=already)
+
+        return await self._executor.run(approve)
 
     async def RejectTask(self, request: pb.RejectTaskRequest, context: Any) -> pb.RejectTaskResponse:
         who = caller()

@@ -12,6 +12,7 @@ from calyx.cbo.v1 import cbo_pb2_grpc
 from calyx.dashboard.v1 import dashboard_pb2_grpc
 from calyx.governor.v1 import governor_pb2_grpc
 from calyx.guardian.v1 import guardian_pb2_grpc
+from calyx.inbox.v1 import inbox_pb2_grpc
 from calyx.memory.v1 import memory_pb2_grpc
 
 from chassis.clock import VirtualClock
@@ -23,6 +24,7 @@ from cli.reach import Reach
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 SERVICERS = {
     "calyx.cbo.v1.CboService": cbo_pb2_grpc.CboServiceServicer,
+    "calyx.inbox.v1.InboxService": inbox_pb2_grpc.InboxServiceServicer,
     "calyx.memory.v1.MemoryService": memory_pb2_grpc.MemoryServiceServicer,
     "calyx.governor.v1.GovernorService": governor_pb2_grpc.GovernorServiceServicer,
     "calyx.guardian.v1.GuardianService": guardian_pb2_grpc.GuardianServiceServicer,

@@ -12,6 +12,7 @@ from calyx.common.v1 import common_pb2
 from calyx.dashboard.v1 import dashboard_pb2
 from calyx.governor.v1 import governor_pb2
 from calyx.guardian.v1 import guardian_pb2
+from calyx.inbox.v1 import inbox_pb2
 from calyx.memory.v1 import memory_pb2
 from cli_harness import NOW, Console
 
@@ -103,14 +104,12 @@ def test_task_show_has_the_keys_that_scripts_rely_on(calyx: Console) -> None:
     assert value["undo"] == {"possible": False, "reason": "a rehearsal has no effect"}
 
 
-def test_task_list_and_inbox_say_which_command_answers(calyx: Console) -> None:
+def test_task_list_has_the_keys_that_scripts_rely_on(calyx: Console) -> None:
     calyx.answers(ListTasks=cbo_pb2.ListTasksResponse(tasks=[TASK]))
     (task,) = calyx.json("task", "list", "--state", "rehearsed")["tasks"]
     assert {"id", "objective", "domain", "state", "level", "at"} <= set(task)
     assert task["at"] == "2026-01-01T12:00:00.000000Z"
     assert calyx.script.request("ListTasks").state == "rehearsed"
-    assert "calyx task approve t-1" in calyx.run("inbox")[0]
-    assert calyx.script.request("ListTasks").waiting_for_person
 
 
 def test_tasks_come_newest_first_and_a_wrong_state_is_refused_with_the_list(calyx: Console) -> None:
@@ -127,7 +126,7 @@ def test_tasks_come_newest_first_and_a_wrong_state_is_refused_with_the_list(caly
 @pytest.mark.parametrize(
     ("command", "answer", "says"),
     [
-        (["inbox"], {"ListTasks": cbo_pb2.ListTasksResponse()}, "Nothing waits for you"),
+        (["inbox"], {"ListWaiting": inbox_pb2.ListWaitingResponse()}, "Nothing waits for you"),
         (["task", "list"], {"ListTasks": cbo_pb2.ListTasksResponse()}, "calyx pulse --now"),
         (["incident", "list"], {"ListIncidents": guardian_pb2.ListIncidentsResponse()}, "has seen no fault"),
         (["trends"], {"Analyze": analytics_pb2.AnalyzeResponse()}, "no pulses to analyse"),
@@ -144,7 +143,12 @@ def test_where_there_is_nothing_the_command_says_what_that_means(
 
 def test_what_a_service_says_can_not_steer_the_terminal(calyx: Console) -> None:
     task = cbo_pb2.Task(id="t-9", state="done", objective="rotate\x1b[2J\x07 the logs")
-    calyx.answers(ListTasks=cbo_pb2.ListTasksResponse(tasks=[task]), GetTask=cbo_pb2.GetTaskResponse(task=task))
+    waiting = inbox_pb2.WaitingItem(kind="approval", id=task.id, title=task.objective, task=task)
+    calyx.answers(
+        ListTasks=cbo_pb2.ListTasksResponse(tasks=[task]),
+        GetTask=cbo_pb2.GetTaskResponse(task=task),
+        ListWaiting=inbox_pb2.ListWaitingResponse(items=[waiting]),
+    )
     for command in (["task", "list"], ["task", "show", "t-9"], ["inbox"]):
         out, _ = calyx.run(*command)
         assert "\x1b" not in out and "\x07" not in out
