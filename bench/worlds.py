@@ -7,7 +7,6 @@ out. Everything is drawn from `chassis.rng` by seed. `live` goes through the pla
 by tests/cbo/test_cbo_learning.py.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -159,13 +158,6 @@ def _drifting(procedure: str, _kind: int, _load: str, task: int) -> float:
     return {"first": 0.97 - 0.37 * worn, "second": 0.80, "third": 0.65 + 0.30 * worn}[procedure]
 
 
-def _hourly(procedure: str, kind: int, load: str, task: int) -> float:
-    """Kinds, load and a slow wave at once."""
-    base = _FORMATS[kind % 3][procedure]
-    wave = 0.08 * math.sin(2 * math.pi * task / 400)
-    return min(0.99, max(0.05, base - (0.2 if load == BUSY and procedure != "third" else 0.0) + wave * (base < 0.9)))
-
-
 KINDS = (
     "rotate the web server's access logs",
     "compact the photo thumbnails cache",
@@ -198,10 +190,5 @@ HARD = World(
     name="hard", about="Two kinds of work at which nothing succeeds more often than 0.72.",
     costs=COSTS, kinds=KINDS[:2], truth=lambda procedure, kind, _load, _task: _HARD[kind][procedure],
 )  # fmt: skip
-TANGLED = World(
-    name="tangled", about="Three kinds, a load in three runs of ten, and a slow wave over all of it.",
-    costs=COSTS, kinds=KINDS, busy=0.3, truth=_hourly,
-)  # fmt: skip
-
 FIVE = (STEADY, FORMATS, RUSH, WEARING, HARD)
 """What calibration and uplift are measured in, pooled."""
