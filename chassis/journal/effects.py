@@ -13,13 +13,13 @@ from chassis.atomic import fsync_dir
 from chassis.canonical import Json
 from chassis.errors import Drifted, Refused
 from chassis.exchange.moves import move
+from chassis.journal.extents import copy_durably
 from chassis.journal.inverse import inverted_sha256
 from chassis.journal.records import TaskLog
 from chassis.journal.recovery import drop_strays, settle
 from chassis.journal.targets import (
     Consent,
     Locks,
-    copy_durably,
     dress,
     like,
     real_target,

@@ -26,7 +26,7 @@ def remember(journal: Path, target: Path, was: int, now: int) -> None:
 def restored(journal: Path, target: Path, was: int) -> None:
     """An undo put `target` back, which had been the inode `was`. Kept only for what a task has had a lock on, as a
     rotation has: a program's undo may put thousands of files back."""
-    if _file(journal, target).with_suffix(".epochs").exists() and lexists(target):
+    if _file(journal, target).with_suffix("").exists() and lexists(target):
         remember(journal, target, was, target.lstat().st_ino)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from chassis.canonical import Json
 from chassis.clock import Clock, iso, parse_iso
 from chassis.errors import CalyxError, NotFound, Refused
-from chassis.exchange.moves import names
+from chassis.exchange.moves import names, spread
 from chassis.journal import undo as way_back
 from chassis.journal import watched
 from chassis.journal.effects import Fault, Guard, JournaledEffects
@@ -83,6 +83,7 @@ class Journal:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name in (".locks", ".open"):
             (root / name).mkdir(mode=0o700, exist_ok=True)
+        spread(root)
         self._locks = Locks(root / ".locks", clock)
 
     def _log(self, task_id: str) -> TaskLog:

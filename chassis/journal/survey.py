@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import shutil
 import stat
@@ -13,11 +12,11 @@ from typing import Literal
 
 from chassis.canonical import Json
 from chassis.errors import Refused, ResourceExhausted
+from chassis.journal.extents import copy
 from chassis.journal.targets import attributes, dress, refuse_secret
 
 Kind = Literal["file", "folder", "link", "other"]
 
-_FICLONE = 0x40049409
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -46,6 +45,8 @@ class Found:
     to: str = ""
     """Where a symbolic link points."""
     attributes: dict[str, str] = field(default_factory=dict)
+    stored: int = 0
+    """Bytes on the disk: fewer than its size where it has holes."""
 
     @property
     def same(self) -> tuple[int, ...]:
@@ -71,6 +72,7 @@ def _found(path: str, info: os.stat_result) -> Found:
         path=path, kind=kind, mode=stat.S_IMODE(info.st_mode), uid=info.st_uid, gid=info.st_gid,
         mtime_ns=info.st_mtime_ns, ctime_ns=info.st_ctime_ns, size=info.st_size if kind == "file" else 0,
         ino=info.st_ino, links=info.st_nlink, to=os.readlink(path) if kind == "link" else "",  # noqa: PTH115 — as text
+        stored=min(info.st_blocks * 512, info.st_size) if kind == "file" else 0,
         attributes=attributes(Path(path)) if kind in ("file", "folder") else {},
     )  # fmt: skip
 
@@ -131,7 +133,7 @@ def _within(roots: Sequence[Path], before: Sequence[Found], bounds: Bounds, free
         except UnicodeEncodeError as error:
             raise Refused(f"under {where} is a name that is not UTF-8; it can't be journaled") from error
         refuse_secret(path if found.kind != "folder" else path / "-")
-        total += found.size
+        total += found.stored
     if len(before) > bounds.files:
         raise ResourceExhausted(
             f"{where}: {len(before)} files and folders, at most {bounds.files} are kept for undo; name narrower paths"
@@ -155,24 +157,13 @@ def _keep(found: Found, kept: Path) -> None:
         kept.unlink(missing_ok=True)
         target = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(target, "wb") as writer:
-            _copy(reader.fileno(), writer.fileno(), found.size)
+            copy(reader.fileno(), writer.fileno(), found.size)
         if _found(found.path, os.fstat(reader.fileno())).same != found.same:
             raise Refused(f"{found.path} is being written to; start when it is quiet, or name narrower paths")
     try:
         dress(kept, found.to_json(), durable=False)
     except PermissionError as error:
         raise Refused(f"{found.path} belongs to somebody else; its owner could not be put back") from error
-
-
-def _copy(source: int, target: int, size: int) -> None:
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-        return
-    except OSError:
-        pass  # a file system without shared blocks
-    done = 0
-    while done < size and (part := os.sendfile(target, source, done, min(size - done, 1 << 24))):
-        done += part
 
 
 def _sync(folder: Path) -> None:

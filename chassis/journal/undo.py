@@ -9,13 +9,13 @@ from chassis.canonical import Json
 from chassis.errors import Drifted
 from chassis.exchange.moves import move
 from chassis.journal import watched
+from chassis.journal.extents import copy_durably
 from chassis.journal.heirs import heir, remember, restored
 from chassis.journal.inverse import decompressed, inverted_sha256
 from chassis.journal.join import join_back
 from chassis.journal.records import Entry, TaskLog
 from chassis.journal.recovery import remove_empty
 from chassis.journal.targets import (
-    copy_durably,
     dress,
     prefix_sha256,
     same_dress,

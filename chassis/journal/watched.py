@@ -14,6 +14,7 @@ from pathlib import Path
 from chassis.atomic import read_json, write_json
 from chassis.canonical import Json
 from chassis.errors import Drifted, Refused
+from chassis.journal.extents import copy
 from chassis.journal.records import TaskLog
 from chassis.journal.survey import Bounds, Found, look, survey, take
 from chassis.journal.targets import dress, give_attributes, real_target, refuse_secret, same_dress, snapshot
@@ -248,10 +249,8 @@ def act(log: TaskLog, n: int, intent: Json) -> None:
     elif op == "twin":
         _join(target, Path(intent["of"]), Path(intent["tmp"]), before)
     elif op == "rewrite":
-        with (log.pre / str(n)).open("rb") as reader, target.open("r+b") as writer:
-            while part := reader.read(1 << 20):
-                writer.write(part)
-            writer.truncate()
+        with (log.pre / str(n)).open("rb") as reader, target.open("wb") as writer:
+            copy(reader.fileno(), writer.fileno(), os.fstat(reader.fileno()).st_size)
         dress(target, before)
     # PROBLEM: nothing can be done
 
