@@ -62,7 +62,8 @@ def write_backup(store: Store, folder: Path, now: datetime) -> Backup:
             with contextlib.suppress(FileNotFoundError):
                 temporary.unlink()
         fsync_dir(folder)
-        for old in backups(folder)[KEPT:]:
+        others = [each for each in backups(folder) if each != path]
+        for old in others[KEPT - 1 :]:  # never the one just made, whatever the clock says
             old.unlink()
             manifest_of(old).unlink(missing_ok=True)
     _shorten_redo(store, backups(folder)[:2])

@@ -24,15 +24,21 @@ MOST = 256
 REDO_MARK = "redo_through"
 """The key in `meta`: the number of the redo log's last entry that this database holds, written with each commit."""
 
+LATE = "the clock was set back: more was recorded on it after it was signed"
+
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change(Generic[T]):
-    """What one piece of work did: its answer, what the redo log keeps of it, what follows once it is durable."""
+    """What one piece of work did: its answer, what the redo log keeps of it, what follows once it is durable.
+
+    `day` (yyyy-mm-dd) is that of the rows it recorded; empty: none.
+    """
 
     result: T
     entries: tuple[Mapping[str, Any], ...] = ()
+    day: str = ""
     then: Callable[[], None] | None = None
 
 
@@ -156,6 +162,8 @@ class Commits:
                     break
             if not left:
                 return
+            for day in {each.change.day for each in left if each.change is not None and each.change.day}:
+                self._connection.execute(SQL["mark_late"], {"day": day, "why": LATE})
             self._make_durable([entry for each in left for entry in each.told])
         finally:
             if self._connection.in_transaction:

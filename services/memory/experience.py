@@ -177,6 +177,8 @@ def check(experience: Experience) -> Experience:
     for what, word in (("id", experience.id), ("station_id", experience.station_id), ("origin", experience.origin)):
         if not word.strip():
             raise InvalidInput(f"{what} is empty; the caller chooses it, so that a repeat is harmless")
+    if not experience.namespace:
+        raise InvalidInput("namespace is empty; say whose memory it belongs to, `default` if nobody's in particular")
     for what in ("id", "station_id", "namespace", "origin", "kind", "domain", "procedure", "task_id", "pulse_id"):
         check_text(getattr(experience, what), what, MAX_WORD)
     check_objective(experience.objective)

@@ -58,6 +58,10 @@ class Integrity:
 
     def close_days(self) -> None:
         """For a periodic: sign the root of each day that is over."""
+        with self._verifying:  # a restore puts another file in the place of the one that is read here
+            self._close_days()
+
+    def _close_days(self) -> None:
         if days := close_days(self._store, self._clock.now(), self._keys.seal):
             self._audit.write("memory.roots", days=days, signed=self._keys.seal is not None)
 
@@ -100,15 +104,16 @@ class Integrity:
                 # The first read fixes the snapshot; no row can be between store and catalog while it is taken.
                 connection.execute("BEGIN")
                 first = _first_read(connection)
-                entries = shelf.index.keys()
-                expected = Expected(
-                    seqs=np.array(shelf.catalog.rows()["seq"], dtype=np.int64),
-                    waiting=shelf.waiting,
-                    index_keys=np.sort(np.fromiter(entries, dtype=np.int64, count=len(entries))),
-                    model_sha256=shelf.embedder.model_sha256,
-                )
+                shown, entries = shelf.shown, shelf.index.keys()
+                seqs, waiting = shown.catalog.rows()["seq"].copy(), shelf.waiting
+            expected = Expected(
+                seqs=seqs,
+                waiting=waiting,
+                index_keys=np.sort(np.fromiter(entries, dtype=np.int64, count=len(entries))),
+                model_sha256=shown.embedder.model_sha256,
+            )
             found = check_store(
-                connection, expected, shelf.index, quarantined=self.quarantine.rows, unseal=self._keys.unseal
+                connection, expected, shown.index, quarantined=self.quarantine.rows, unseal=self._keys.unseal
             )
             found.damages[:0] = [*log_fault, *first]
             if store.redo is not None and not first:
@@ -227,7 +232,7 @@ class Integrity:
             self._shelf.left_out = frozenset()
         self._shelf.rebuild()
         self._restored()
-        self.close_days()
+        self._close_days()
 
     def close(self) -> None:
         """After the store."""

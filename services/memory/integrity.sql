@@ -78,3 +78,10 @@ SELECT seq FROM member;
 
 -- name: drop_vectors_of
 DELETE FROM vector WHERE objective = ?;
+
+-- name: mark_late
+-- A day gets a row although it, or a day after it, is signed: it is to be signed anew. See CHANGED in roots.py.
+INSERT INTO meta (key, value)
+SELECT 'root_changed:' || :day, :why
+WHERE EXISTS (SELECT 1 FROM meta WHERE key >= 'root:' || :day AND key < 'root;')
+ON CONFLICT (key) DO NOTHING;

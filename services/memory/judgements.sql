@@ -44,3 +44,7 @@ WHERE standing <> 'valid' AND seq = (SELECT max(seq) FROM standing WHERE event =
 -- name: namespace_of
 SELECT namespace FROM event WHERE seq = ?1
 UNION ALL SELECT namespace FROM member JOIN rollup ON rollup.seq = member.rollup WHERE member.seq = ?1;
+
+-- name: said_last
+SELECT max(recorded_at) FROM (
+    SELECT recorded_at FROM feedback WHERE event = ?1 UNION ALL SELECT recorded_at FROM standing WHERE event = ?1);

@@ -137,7 +137,15 @@ class Memory:
 
         Returns how much was done; 0 when nothing is left to do.
         """
-        return self.shelf.embed_pending(DRAIN) or self._succession.step(DRAIN)
+        try:
+            done = self.shelf.embed_pending(DRAIN)
+        except Exception:
+            # What this model can't embed must not keep the next one from taking its place.
+            if done := self._succession.step(DRAIN):
+                log.exception("an objective could not be embedded; its rows are kept and pending")
+                return done
+            raise
+        return done or self._succession.step(DRAIN)
 
     # write
 
@@ -200,7 +208,9 @@ class Memory:
         shown = self.shelf.shown  # others may be put in their place meanwhile
         vector = check_vectors(shown.embedder.embed([query.objective]), shown.embedder.dimension)[0]
         catalog, index = shown.catalog, shown.index
-        rows, pending, waiting = catalog.rows(), shown.pending, frozenset(shown.waiting)
+        rows = catalog.rows()
+        # After the rows: one that is indexed in between is compared, and none counts as both pending and searched.
+        waiting = frozenset(shown.waiting)
         keep = catalog.select(
             rows,
             namespace=query.namespace,
@@ -211,8 +221,11 @@ class Memory:
             outcome=query.outcome,
             among=self._with_facts(query),
         )
+        pending = 0
         if waiting:
-            keep &= ~having(rows, waiting)
+            not_yet = having(rows, waiting)
+            pending = int(np.count_nonzero(not_yet))
+            keep &= ~not_yet
         searched = int(np.count_nonzero(keep))
         among = None if searched == len(rows) else objectives_of(rows, keep)
         learned = self.trust.floor

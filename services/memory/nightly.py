@@ -67,8 +67,8 @@ class Nightly:
             return
         self._not_before = self._clock.monotonic() + RETRY_SECONDS
         failed = [name for name, part in self._parts() if not self._done(name, part)]
-        if not failed:
-            self._store.set_meta(DONE, iso(self._clock.now()))
+        if not failed and not self._done("its end", lambda: self._store.set_meta(DONE, iso(self._clock.now()))):
+            failed = ["its end"]
         self._audit.write("memory.nightly", why=found.reason, failed=failed)
 
     def _parts(self) -> tuple[tuple[str, Callable[[], object]], ...]:

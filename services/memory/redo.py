@@ -158,6 +158,8 @@ class RedoLog:
         return self._fd
 
     def _begin(self, path: Path, size: int) -> int:
+        if path.exists() and not _written(path):
+            path.unlink()  # begun on a disk that then took nothing more, not even this
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             if self._durable:
@@ -168,7 +170,8 @@ class RedoLog:
                 fsync_dir(path.parent)
         except BaseException:
             os.close(fd)
-            path.unlink()
+            with contextlib.suppress(OSError):  # what failed is what the caller hears; the next entry tries again
+                path.unlink()
             raise
         self._fd, self._size = fd, 0
         return fd

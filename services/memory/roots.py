@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -28,6 +28,9 @@ PREFIX = "root:"
 
 CHANGED = "root_changed:"
 """`root_changed:<yyyy-mm-dd>` says in words why a signed day has other digests now; it is then signed anew."""
+
+SETTLED = timedelta(minutes=1)
+"""So long after midnight what was recorded before it may still be on its way to the disk."""
 
 TABLES = ("event", "outcome", "feedback", "standing")
 
@@ -130,7 +133,7 @@ def close_days(store: Store, now: datetime, seal: Seal | None) -> list[str]:
         connection.execute("BEGIN")
         kept = {key.removeprefix(PREFIX) for key, _ in connection.execute(SQL["kept_roots"])}
         changed = {key.removeprefix(CHANGED): why for key, why in connection.execute(SQL["changed_roots"])}
-        today = iso(now)[:10]
+        today = iso(now - SETTLED)[:10]
         over = {row[0] for row in connection.execute(SQL["days"], {"after": max(kept, default=""), "before": today})}
         due = sorted((over - kept) | {day for day in changed if day < today})
         found = {day: day_roots(connection, day).get(day) for day in due}

@@ -200,6 +200,8 @@ def _given(connection: sqlite3.Connection, *, staged: bool) -> dict[str, int]:
     told = "SELECT name, max(seq) FROM highest GROUP BY name" if staged else "SELECT name, seq FROM sqlite_sequence"
     found: dict[str, int] = {}
     for name, number in connection.execute(told):
-        if name in ("event", "outcome") and 0 < number <= _highest(connection, name) + MOST_AHEAD:
+        if name not in ("event", "outcome") or not isinstance(number, int):  # none was given yet
+            continue
+        if 0 < number <= _highest(connection, name) + MOST_AHEAD:
             found[name] = number
     return found

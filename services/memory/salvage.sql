@@ -79,7 +79,7 @@ SELECT seq FROM sealed_event;
 SELECT seq FROM sealed_outcome WHERE seq IS NOT NULL;
 
 -- name: raise_number
-UPDATE sqlite_sequence SET seq = max(seq, :number) WHERE name = :name;
+UPDATE sqlite_sequence SET seq = max(ifnull(seq, 0), :number) WHERE name = :name;
 
 -- name: begin_number
 INSERT INTO sqlite_sequence (name, seq) SELECT :name, :number

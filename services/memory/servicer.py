@@ -211,7 +211,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
 
     async def Restore(self, request: pb.RestoreRequest, context: Any) -> pb.RestoreResponse:
         backup = self._inside(request.path) if request.path else None
-        restore = partial(self._memory.upkeep.integrity.restore, backup, dry_run=request.dry_run)
+        restore = partial(self._memory.upkeep.restore, backup, dry_run=request.dry_run)
         done = await self._executor.run(restore)
         return pb.RestoreResponse(
             path=(self._backups / done.backup).relative_to(self._root).as_posix() if done.backup else "",

@@ -114,6 +114,8 @@ class Shelf:
     def add(self, appended: Appended, experience: Experience) -> None:
         """Put a durable row into the catalog; under `change`. Its objective may not be in the index yet."""
         key = appended.objective_key
+        if key in self.shown.waiting or key not in self.index:
+            self.shown.waiting[key] += 1  # before the row is seen, so that no recall takes it for compared
         self._put(
             Facts(
                 seq=appended.seq,
@@ -128,8 +130,6 @@ class Shelf:
                 rehearsal=experience.context.get(REHEARSAL[0]) == REHEARSAL[1],
             )
         )
-        if key in self.shown.waiting or key not in self.index:
-            self.shown.waiting[key] += 1
 
     def amend(self, seq: int, outcome: Outcome) -> None:
         self._note(lambda catalog: catalog.amend(seq, outcome))
@@ -139,7 +139,13 @@ class Shelf:
         self._note(lambda catalog: catalog.stand(seq, standing))
 
     def forget(self, seqs: Collection[int]) -> None:
-        """Leave out rows that the store has no more; under `change`."""
+        """Leave out rows that the store has no more, or that are damaged; under `change`."""
+        rows, waiting = self.catalog.rows(), self.shown.waiting
+        if waiting:
+            gone = np.isin(rows["seq"], np.fromiter(seqs, dtype=np.int64, count=len(seqs)))
+            waiting.subtract(key for key in rows["objective"][gone].tolist() if key in waiting)
+            for key in [key for key, left in waiting.items() if left < 1]:
+                del waiting[key]
         self.shown = replace(self.shown, catalog=self.catalog.without(seqs))
         if self._meanwhile is not None:
             self._gone_meanwhile.update(seqs)
@@ -155,7 +161,7 @@ class Shelf:
     def embed_pending(self, limit: int) -> int:
         """Embed at most `limit` waiting objectives, oldest first, store their vectors and index them; returns how many.
 
-        Several threads may do so at once; none takes what another has begun.
+        Several threads may do so at once; none takes what another has begun. What fails is tried again after the rest.
         """
         with self.change:
             shown = self.shown
@@ -166,6 +172,10 @@ class Shelf:
         finally:
             with self.change:
                 self._claimed.difference_update(keys)
+                waiting = self.shown.waiting
+                for key in keys:
+                    if key in waiting:  # it failed: behind those that nobody has tried
+                        waiting[key] = waiting.pop(key)
 
     def _embed(self, shown: Shown, keys: list[int]) -> int:
         # What is stored but was refused by the index then is only indexed.
@@ -179,11 +189,12 @@ class Shelf:
         with self.change:
             if self.embedder is not shown.embedder:
                 return len(ready)  # another model serves by now
+            self._entries += sum(key not in self.index for key in ready)
             self.index.add(ready, joined.reshape(len(ready), shown.embedder.dimension))
             if self._meanwhile is not None:
                 self._indexed_meanwhile.update(ready)
             for key in ready:
-                self._entries += self.shown.waiting.pop(key, 0) > 0
+                self.shown.waiting.pop(key, None)
         return len(ready)
 
     def rebuild(self, orphans: Collection[int] = ()) -> int:

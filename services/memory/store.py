@@ -198,7 +198,8 @@ class Store:
                 return Change(result=None)
             outcome_seq = insert_finding(connection, seq, event_id, finding)
             entry = {"kind": "amend", "id": event_id, "outcome_seq": outcome_seq, "finding": told_finding(finding)}
-            return Change(result=seq, entries=(entry,), then=None if then is None else lambda: then(seq))
+            follow = None if then is None else lambda: then(seq)
+            return Change(result=seq, entries=(entry,), day=finding.recorded_at[:10], then=follow)
 
         return self.commit("amend", work)
 
@@ -332,9 +333,8 @@ def _recording(experience: Experience, recorded_at: str, then: TakeUp | None) ->
             "recorded_at": recorded_at,
             "experience": told(experience),
         }
-        return Change(
-            result=appended, entries=(entry,), then=None if then is None else partial(then, appended, experience)
-        )
+        follow = None if then is None else partial(then, appended, experience)
+        return Change(result=appended, entries=(entry,), day=recorded_at[:10], then=follow)
 
     return work
 

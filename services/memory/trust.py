@@ -6,12 +6,14 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from chassis.audit import Audit
-from chassis.clock import Clock, iso
+from chassis.clock import Clock, iso, parse_iso
 from chassis.errors import InvalidInput, Refused
 from services.memory.catalog import Standing
 from services.memory.commits import Change
@@ -115,10 +117,11 @@ class Trust:
             raise InvalidInput(f"cosine is {cosine}; it must be between -1 and 1, or left unset when it is unknown")
         if cosine is None and query.strip():
             cosine = self._cosine(event_id, query)
-        now = iso(self._clock.now())
+        clock = iso(self._clock.now())
 
         def work(connection: sqlite3.Connection) -> Change[tuple[bool, Stand, Stand | None, Evidence]]:
             event = seq_of(connection, event_id)
+            now = _after_all(connection, event, clock)
             label = {
                 "event": event, "verdict": verdict.value, "query": query, "cosine": cosine, "task_id": task_id,
                 "caller": caller, "recorded_at": now,
@@ -136,6 +139,7 @@ class Trust:
             return Change(
                 result=(fresh, before, after, evidence),
                 entries=tuple(entries),
+                day=now[:10] if entries else "",
                 then=lambda: self._take(after or before, evidence.harmful),
             )
 
@@ -168,7 +172,7 @@ class Trust:
             raise InvalidInput("invalidated needs a reason: what is wrong with it")
         if because_of == event_id:
             raise InvalidInput("an experience can't supersede itself; name the one that replaces it")
-        now = iso(self._clock.now())
+        clock = iso(self._clock.now())
 
         def work(connection: sqlite3.Connection) -> Change[Stand | None]:
             event = seq_of(connection, event_id)
@@ -177,12 +181,14 @@ class Trust:
             before = _standing(connection, event)
             if (before.standing, before.because_of) == (standing, because_of):
                 return Change(result=None)
+            now = _after_all(connection, event, clock)
             after = Stand(
                 event=event, standing=standing, because_of=because_of, reason=reason, caller=caller, recorded_at=now
             )
             entry = _insert(connection, after, event_id)
             evidence = _weighed(connection, event)
-            return Change(result=after, entries=(entry,), then=lambda: self._take(after, evidence.harmful))
+            follow = partial(self._take, after, evidence.harmful)
+            return Change(result=after, entries=(entry,), day=now[:10], then=follow)
 
         with self._judging:
             after = self._store.commit("set a standing", work)
@@ -284,6 +290,12 @@ def _check_successor(connection: sqlite3.Connection, event: int, successor: int,
     stands = _standing(connection, successor)
     if stands.standing is not Standing.VALID:
         raise Refused(f"{because_of} is {stands.standing.value} itself; name one that is valid")
+
+
+def _after_all(connection: sqlite3.Connection, event: int, now: str) -> str:
+    """Now, or right after what was last said of it if the clock was set back: what came later must look later."""
+    (said,) = connection.execute(SQL["said_last"], (event,)).fetchone()
+    return now if said is None or said < now else iso(parse_iso(said) + timedelta(microseconds=1))
 
 
 def _plain(event: int) -> Stand:

@@ -1,7 +1,8 @@
 """What keeps the memory right: verify, backup, rebuild, compaction. Recording and recall go on meanwhile."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from chassis.errors import Damaged, Unavailable
 from services.memory.backup import Backup, write_backup
 from services.memory.compact import Compacted, Terms, compact, due_by_rule
 from services.memory.integrity import Integrity
+from services.memory.restore import Restored
 from services.memory.roots import RootKeys
 from services.memory.shelf import Shelf
 from services.memory.store import Store
@@ -70,9 +72,7 @@ class Upkeep:
 
     def compact(self, *, dry_run: bool) -> Compacted:
         """Roll up, retire, give pages back; see compact.py. Unavailable while another one is under way."""
-        if not self._compacting.acquire(blocking=False):
-            raise Unavailable("a compaction is under way; `calyx memory stats` shows how far it is")
-        try:
+        with self._alone():
             now = self._clock.now()
             if not dry_run and (due := due_by_rule(self._store, self._terms.rules, now)):
                 self._audit.write("memory.retire", due=due)  # before it is done: what goes never goes untold
@@ -80,6 +80,18 @@ class Upkeep:
             if not dry_run:
                 self._store.set_meta("compacted_at", iso(self._clock.now()))
                 self._audit.write("memory.compact", **asdict(done))
+        return done
+
+    def restore(self, backup: Path | None, *, dry_run: bool) -> Restored:
+        """See integrity.py. Not beside a compaction or a backup, which read the file that goes."""
+        with self._alone(), self._backing_up:
+            return self.integrity.restore(backup, dry_run=dry_run)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._compacting.acquire(blocking=False):
+            raise Unavailable("a compaction or a restore is under way; try again when it is over")
+        try:
+            yield
         finally:
             self._compacting.release()
-        return done

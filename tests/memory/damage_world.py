@@ -163,7 +163,7 @@ def trial(made: Path, folder: Path, kind: str, seed: int, *, alone: bool = False
             after = told(memory)
         except (CalyxError, sqlite3.Error):
             after = {}
-        done = memory.upkeep.integrity.restore(None, dry_run=False)
+        done = memory.upkeep.restore(None, dry_run=False)
         memory.close()
     restored = _told(folder)
     gone = {name for name in before if restored.get(name) != before[name]}

@@ -22,6 +22,7 @@ from services.memory.feedback import Verdict
 from services.memory.frames import check_wal
 from services.memory.memory import Memory
 from services.memory.merkle import EMPTY, Tree, leaf_hash, node_hash
+from services.memory.roots import SETTLED
 from services.memory.signet import root_keys
 from services.memory.store import Store
 
@@ -99,7 +100,7 @@ def test_a_damaged_row_is_quarantined_and_stays_so_after_a_restart(made: Path, t
     again = open_memory(folder)
     assert 7 not in again.shelf.catalog.rows()["seq"]
     assert [each.what for each in again.upkeep.integrity.quarantine.held] == ["event e-7 (row 7)"]
-    again.upkeep.integrity.restore(None, dry_run=False)
+    again.upkeep.restore(None, dry_run=False)
     assert 7 in again.shelf.catalog.rows()["seq"]
     assert again.upkeep.integrity.quarantine.held == ()
     assert again.upkeep.verify().ok
@@ -136,7 +137,7 @@ def test_a_damaged_backup_is_set_aside_and_a_restore_takes_the_one_before(tmp_pa
     assert newest.with_name(f"{newest.name}.damaged").exists()
     verdict = memory.upkeep.verify()
     assert (verdict.ok, verdict.backups) == (True, 1)
-    assert memory.upkeep.integrity.restore(None, dry_run=True).backup == older.name
+    assert memory.upkeep.restore(None, dry_run=True).backup == older.name
     memory.close()
 
 
@@ -148,7 +149,7 @@ def test_a_day_that_is_over_is_signed_and_what_is_changed_in_it_later_shows(tmp_
     memory.trust.judge("e-1", Verdict.USEFUL, query="rotate the logs", cosine=None, task_id="", caller="operator")
     memory.upkeep.integrity.close_days()
     assert memory.upkeep.verify().roots == 0  # the day is not over
-    clock.advance(timedelta(days=1).total_seconds())
+    clock.advance((timedelta(days=1) + SETTLED).total_seconds())
     memory.upkeep.integrity.close_days()
     memory.record(experience(2))
     memory.amend("e-1", Outcome.FAILURE, "later", "later-1")
@@ -163,7 +164,7 @@ def test_a_day_that_is_over_is_signed_and_what_is_changed_in_it_later_shows(tmp_
 def test_without_the_key_a_root_is_kept_unsigned_and_that_is_said(tmp_path: Path) -> None:
     memory, clock = _timed(tmp_path)
     memory.record(experience(1))
-    clock.advance(timedelta(days=1).total_seconds())
+    clock.advance((timedelta(days=1) + SETTLED).total_seconds())
     memory.upkeep.integrity.close_days()
     (damage,) = memory.upkeep.verify().damages
     assert damage.what == "root of 2026-11-01"
@@ -176,7 +177,7 @@ def test_a_root_written_anew_without_the_key_does_not_count(tmp_path: Path) -> N
     found_station(layout, VirtualClock(START), CountedIds())
     memory, clock = _timed(tmp_path, signed=True)
     memory.record(experience(1))
-    clock.advance(timedelta(days=1).total_seconds())
+    clock.advance((timedelta(days=1) + SETTLED).total_seconds())
     memory.upkeep.integrity.close_days()
     changed = "replace(value, 'payload\":\"eyJ', 'payload\":\"eyK')"
     _change(tmp_path, f"UPDATE meta SET value = {changed} WHERE key LIKE 'root:%'")
@@ -196,7 +197,7 @@ def test_a_flip_in_the_log_of_the_running_store_is_found_and_a_copy_is_kept(tmp_
     verdict = memory.upkeep.verify()
     assert "experience.sqlite-wal" in {each.what for each in verdict.damages}
     assert list((tmp_path / "memory" / "quarantine").glob("experience.sqlite-wal.*"))
-    memory.upkeep.integrity.restore(None, dry_run=False)
+    memory.upkeep.restore(None, dry_run=False)
     assert told(memory) == before
     assert memory.upkeep.verify().ok
     memory.close()
