@@ -9,6 +9,7 @@ from typer.exceptions import Exit
 from chassis.errors import InvalidInput
 from cli.output import JsonFlag, at, emit, optional, say, shown
 from cli.reach import Reach, reach_of
+from cli.reproduce import reproduce
 from cli.tables import Column, bullet, facts, table, tell
 from cli.times import ago, local, readable
 
@@ -28,6 +29,7 @@ def register(app: typer.Typer) -> None:
         ("reject", reject),
         ("cancel", cancel),
         ("requeue", requeue),
+        ("reproduce", reproduce),
     ):
         group.command(name)(command)
     app.add_typer(group, name="task", help="Tasks with every gate's answer. Example: calyx task list")

@@ -53,7 +53,7 @@ class Scripted:
             for answer in self.answers[method]:
                 yield answer
 
-        return stream if method.startswith("Watch") else unary
+        return stream if method.startswith(("Watch", "Replay")) else unary
 
     def request(self, method: str) -> Any:
         """The last request of this method."""
