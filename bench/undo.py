@@ -14,6 +14,7 @@ import json
 import logging
 import multiprocessing
 import os
+import random
 import sys
 import tempfile
 import time
@@ -28,10 +29,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "protos" / "gen"), str(ROOT / "tests" / "journal")]
 
 from undo_kills import Reaper, Trial, trial  # noqa: E402 — found by the line above
+from undo_world import World  # noqa: E402
 
 from chassis.journal import recovery, undo, watched  # noqa: E402 — the path comes first
 
-PROCEDURES = 8
 Job = tuple[int, int | None, int | None]
 
 
@@ -82,7 +83,9 @@ def run(
     sequences: int, seed: int, every: int, jobs: int, planted: str = "", longest: int = 3, first: int = 0
 ) -> dict[str, Any]:
     work: list[Job] = [(seed + n, None, None) for n in range(sequences)]
-    work += [(seed + only, at, only) for only in range(PROCEDURES) for at in range(first, first + every)]
+    with tempfile.TemporaryDirectory() as folder:
+        procedures = len(World(Path(folder), random.Random(0)).works())
+    work += [(seed + only, at, only) for only in range(procedures) for at in range(first, first + every)]
     began, cpu = time.perf_counter(), _cpu()
     if jobs == 1:
         _start(planted, longest)

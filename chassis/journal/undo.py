@@ -76,7 +76,8 @@ def act(log: TaskLog, entry: Entry, fault: Callable[[str], None]) -> None:
     else:
         _ACTS[entry.intent["op"]](log, entry, fault)
     target, before = Path(entry.intent["target"]), entry.intent["before"]
-    if before is not None and before["sha256"] is not None and entry.intent["op"] != "rotate":
+    is_file = before is not None and (before["sha256"] is not None or entry.intent["op"] == "twin")
+    if is_file and entry.intent["op"] != "rotate":
         restored(log.folder.parent, target, before["ino"])
     if target.parent.is_dir():
         fsync_dir(target.parent)

@@ -89,6 +89,8 @@ def _in_order(log: TaskLog, before: dict[str, tuple[int, Found]], after: dict[st
         made.append(_made(next(numbers), now))
         if now.kind == "folder" and now.mode & 0o700 != 0o700:
             unlocks.append(_intent("unlock", next(numbers), path, None, _bare(now)))
+    # What became another name of a shared file is parted from it before that file is written to again.
+    changed.sort(key=lambda each: bool(each["op"] == "replace"))
     twins = _twins(numbers, before, after)
     touched |= {str(Path(each["target"]).parent) for each in twins}
     for path, (_, was) in before.items():

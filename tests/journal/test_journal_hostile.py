@@ -233,3 +233,41 @@ def test_attributes_and_access_lists_come_back(yard: Yard) -> None:
         watch.finish({})
     yard.journal.undo("t2")
     assert os.getxattr(path, "user.calyx") == b"mine"
+
+
+def test_a_file_moved_over_another_while_its_second_name_is_written_to_leaves_neither_mixed_up(yard: Yard) -> None:
+    one, twin, other = yard.file("one"), yard.data / "twin", yard.file("other", b"other")
+    twin.hardlink_to(one)
+    with yard.journal.watch("t1", 1, [yard.data]) as watch:
+        one.replace(other)
+        twin.write_bytes(b"now in both")
+        watch.settle()
+        watch.finish({})
+    yard.journal.undo("t1")
+    assert (one.read_bytes(), twin.read_bytes(), other.read_bytes()) == (b"old", b"old", b"other")
+    assert one.samefile(twin)
+    assert not one.samefile(other)
+
+
+def test_lines_appended_after_a_file_was_replaced_and_rotated_refuse_the_whole_undo_not_half_of_it(yard: Yard) -> None:
+    path = yard.file("a")
+
+    def both(effects: Session) -> None:
+        effects.replace(path, yard.made)
+        effects.rotate(path, yard.data / "a.1")
+
+    yard.do(both)
+    with path.open("ab") as log:
+        log.write(b"since then")
+    with pytest.raises(Drifted, match="nothing was touched"):
+        yard.journal.undo("t1")
+    assert {each.name: each.read_bytes() for each in yard.data.iterdir()} == {"a": b"since then", "a.1": b"new"}
+
+
+def test_a_mode_that_a_person_gave_since_refuses_the_undo(yard: Yard) -> None:
+    path = yard.file("a")
+    yard.do(lambda effects: effects.replace(path, yard.made))
+    path.chmod(0o600)
+    with pytest.raises(Drifted, match="another mode or owner"):
+        yard.journal.undo("t1")
+    assert path.read_bytes() == b"new"

@@ -144,6 +144,7 @@ def trial(
 
 def _do(world: World, step: Step, task_id: str, at: int | None, fork: bool, reaper: Reaper, done: Trial) -> bool:
     """True when it ran through."""
+    world.chance.seed(f"{done.seed}/{task_id}")  # a fork draws for itself: the next task must not draw the same
     return _killed(lambda: step.run(world.boot(reaper.boundary), task_id), at, fork, reaper, done)
 
 
