@@ -70,3 +70,9 @@ def copy_durably(source: Path, target: Path) -> None:
     with source.open("rb") as reader, os.fdopen(fd, "wb") as writer:
         copy(reader.fileno(), fd, os.fstat(reader.fileno()).st_size)
         os.fsync(writer.fileno())
+
+
+def stored_bytes(path: Path) -> int:
+    """What it takes on the disk, holes left out; its size where the file system rounds up."""
+    found = path.lstat()
+    return min(found.st_size, found.st_blocks * 512)

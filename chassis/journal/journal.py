@@ -4,7 +4,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from chassis.canonical import Json
@@ -14,6 +14,7 @@ from chassis.exchange.moves import names, spread
 from chassis.journal import undo as way_back
 from chassis.journal import watched
 from chassis.journal.effects import Fault, Guard, JournaledEffects
+from chassis.journal.extents import stored_bytes
 from chassis.journal.records import State, TaskJournal, TaskLog
 from chassis.journal.recovery import drop_strays, settle
 from chassis.journal.survey import Bounds
@@ -37,6 +38,15 @@ class TaskStatus:
     epoch: int
     changes: tuple[Json, ...]
     outcome: Json | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """`tasks` whose former contents are kept, `oldest` the end of the first of them; None for none."""
+
+    tasks: int
+    kept_bytes: int
+    oldest: datetime | None
 
 
 class Session(JournaledEffects):
@@ -221,20 +231,32 @@ class Journal:
             elif journal.state != "open":
                 log.close()
 
-    def prune(self, max_bytes: int, max_age: timedelta) -> list[str]:
-        """Drop the kept contents of ended tasks, oldest first, until both bounds hold; records stay.
+    def usage(self) -> Usage:
+        """How much is kept for undo, and how far back: what went before that can no longer be undone."""
+        ended = self._ended()
+        return Usage(
+            tasks=len(ended), kept_bytes=sum(size for *_, size in ended), oldest=min(ended)[0] if ended else None
+        )
 
-        Returns the ids of tasks that can no longer be undone because of it.
-        """
-        now, ended = self._clock.now(), []
+    def _ended(self) -> list[tuple[datetime, str, int]]:
+        """When each task ended whose contents are still kept, and the bytes that they take on the disk."""
+        ended = []
         for task_id in names(self._root):
             if task_id.startswith("."):
                 continue
             log = self._log(task_id)
             journal = log.read()
             if journal.state in ("finished", "undone") and not journal.pruned:
-                size = sum(file.stat().st_size for file in log.pre.iterdir()) if log.pre.is_dir() else 0
+                size = sum(stored_bytes(file) for file in log.pre.iterdir()) if log.pre.is_dir() else 0
                 ended.append((parse_iso(journal.ended_at), task_id, size))
+        return ended
+
+    def prune(self, max_bytes: int, max_age: timedelta) -> list[str]:
+        """Drop the kept contents of ended tasks, oldest first, until both bounds hold; records stay.
+
+        Returns the ids of tasks that can no longer be undone because of it.
+        """
+        now, ended = self._clock.now(), self._ended()
         total, dropped = sum(size for _, _, size in ended), []
         for at, task_id, size in sorted(ended):
             if now - at <= max_age and total <= max_bytes:

@@ -271,3 +271,14 @@ def test_a_mode_that_a_person_gave_since_refuses_the_undo(yard: Yard) -> None:
     with pytest.raises(Drifted, match="another mode or owner"):
         yard.journal.undo("t1")
     assert path.read_bytes() == b"new"
+
+
+def test_the_journal_says_how_much_it_keeps_and_since_when(yard: Yard) -> None:
+    assert yard.journal.usage().oldest is None
+    yard.do(lambda effects: effects.remove(yard.file("a", b"x" * 5000)))
+    used = yard.journal.usage()
+    assert (used.tasks, used.kept_bytes) == (1, 5000)
+    assert used.oldest is not None
+    yard.journal.prune(0, used.oldest - used.oldest)
+    assert yard.journal.usage().tasks == 0
+    assert "dropped" in yard.journal.can_undo("t1")[1]
