@@ -26,7 +26,7 @@ from services.cbo.ports import Peers
 from services.cbo.posterior import Key, Posterior, learned
 from services.cbo.rows import posterior_from_row
 from services.cbo.store import Store
-from services.cbo.uplift import RECENT_RUNS, Arm, Uplift, uplift
+from services.cbo.uplift import RECENT_RUNS, Arm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +70,7 @@ class Beliefs:
     def reload(self) -> None:
         rows = self._store.rows("posteriors")
         with self._lock:
-            self._known = {
-                (row["domain"], row["procedure"], row["context"]): posterior_from_row(row) for row in rows
-            }
+            self._known = {(row["domain"], row["procedure"], row["context"]): posterior_from_row(row) for row in rows}
 
     def of(self, domain: str, procedure: str, now: datetime, context: str = "") -> Posterior:
         with self._lock:
@@ -95,13 +93,12 @@ class Beliefs:
         rows = self._store.rows("confidence_nth", domain, RECENT_RUNS - 1)
         return parse_iso(rows[0]["at"]) if rows else None
 
-    def uplift(self) -> Uplift:
-        """Of memory, over all that was decided with and without it."""
-        arms = {
+    def arms(self) -> dict[str, Arm]:
+        """How what was decided with memory (`used`) and without it (`ignored`) has ended, as far as there is any."""
+        return {
             row["memory"]: Arm(runs=int(row["runs"]), total=float(row["total"]), squares=float(row["squares"]))
             for row in self._store.rows("memory_trials")
         }
-        return uplift(arms.get("used", Arm()), arms.get("ignored", Arm()))
 
     def cost(self, domain: str, procedure: str, cost: Mapping[str, float], now: datetime) -> None:
         cpu, size = cost.get("cpu_seconds"), cost.get("bytes_written")

@@ -10,6 +10,7 @@ from chassis.clock import iso, parse_iso
 from services.cbo import kpis
 from services.cbo.kpis import DomainConfidence, Kpi, SlotState, TesDay
 from services.cbo.posterior import Bin, Calibration, calibration
+from services.cbo.uplift import Arm, Uplift, uplift
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,9 @@ class Measured:
     overrides: Mapping[str, int]
     confidence: tuple[DomainConfidence, ...]
     bins: tuple[Bin, ...] = field(default=())
+    used: Arm = field(default_factory=Arm)
+    ignored: Arm = field(default_factory=Arm)
+    """How decisions with memory and without it have ended."""
 
     def kpis(self) -> tuple[Kpi, ...]:
         """The five."""
@@ -40,6 +44,9 @@ class Measured:
 
     def calibration(self) -> Calibration:
         return calibration(self.bins)
+
+    def uplift(self) -> Uplift:
+        return uplift(self.used, self.ignored)
 
     def _as_of(self) -> datetime:
         """The end of the newest slot read while that reading is fresh: what was not asked for yet is not down.
@@ -65,6 +72,8 @@ class Measured:
             "overrides": dict(self.overrides),
             "confidence": [{**asdict(each), "before_at": iso(each.before_at)} for each in self.confidence],
             "bins": [asdict(each) for each in self.bins],
+            "used": asdict(self.used),
+            "ignored": asdict(self.ignored),
         }
 
     @classmethod
@@ -87,6 +96,8 @@ class Measured:
                     for each in value["confidence"]
                 ),
                 "bins": tuple(Bin(**each) for each in value["bins"]),
+                "used": Arm(**value.get("used", {})),
+                "ignored": Arm(**value.get("ignored", {})),
             }
         )
 

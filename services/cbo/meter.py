@@ -109,6 +109,7 @@ class Meter:
             overrides=overridden,
             confidence=tuple(self._confidence(now)),
             bins=self._bins(now),
+            **bridge.beliefs.arms(),
         )
 
     def _bins(self, now: datetime) -> tuple[Bin, ...]:

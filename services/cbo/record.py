@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from functools import cache
 from hashlib import sha256
@@ -278,6 +279,7 @@ def _critique(pulse: Pulse, bridge: Bridge) -> Json:
         "measured": None if pulse.measured is None else pulse.measured.to_json(),
         "kpis": [each.to_json() for each in pulse.kpis],
         "calibration": calibration_json(pulse.calibration),
+        "uplift": None if pulse.measured is None else asdict(pulse.measured.uplift()),
         "experiences": list(found.experiences),
     }  # fmt: skip
 
@@ -296,7 +298,14 @@ def change_json(changed: Changed) -> Json:
 
 
 def calibration_json(made: Calibration) -> Json:
-    return {"predictions": made.predictions, "brier": made.brier, "ece": made.ece}
+    return {
+        "predictions": made.predictions,
+        "brier": made.brier,
+        "ece": made.ece,
+        "skill": made.skill,
+        "base_rate": made.base_rate,
+        "bins": [asdict(each) for each in made.bins],
+    }
 
 
 def judged_json(judged: Judged) -> Json:

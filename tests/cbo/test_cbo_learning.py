@@ -16,6 +16,7 @@ from chassis.domains import DomainManifest, Level, load_domains
 from chassis.errors import InvalidInput
 from chassis.layout import DEPLOY, Layout
 from chassis.rng import Rng
+from cli.kpis import confidence, in_words
 from services.cbo.bridge import Options
 from services.cbo.drills import Drills
 from services.cbo.load import BUSY_PERCENT, Load, load_class
@@ -183,8 +184,8 @@ def test_every_draw_says_what_its_decision_heard_and_the_ends_are_counted_by_it(
     for task in planned:
         recalled = sum(each["recalled_successes"] for each in task["draws"])
         assert recalled == (0 if {"ignored"} == told_so[task["task_id"]] else 9)
-    counted = station.cbo.bridge.beliefs.uplift()
-    assert counted.used > 0 and counted.value is None and str(ENOUGH) in counted.note
+    found = station.pulse()["critique"]["uplift"]
+    assert found["used"] > 0 and found["value"] is None and str(ENOUGH) in found["note"]
     assert {each["context"] for task in planned for each in task["draws"]} == {"calm"}
 
 
@@ -244,3 +245,28 @@ def test_the_worlds_are_the_same_for_everybody() -> None:
 
 def test_each_shipped_kind_of_work_may_explore() -> None:
     assert all(each.explore for each in load_domains(DEPLOY / "domains").values())
+
+
+# what people see of it
+
+
+def test_bins_have_equal_mass_and_the_record_holds_what_the_plot_needs(station: Station) -> None:
+    at_execute(station)
+    found = [station.pulse()["critique"]["calibration"] for _ in range(25)][-1]
+    sizes = [each["count"] for each in found["bins"]]
+    assert sum(sizes) == found["predictions"] > 10 and max(sizes) - min(sizes) <= 1 and len(sizes) == 10
+    assert found["brier"] is not None and found["base_rate"] == 1.0 and found["skill"] is None
+
+
+def test_the_kpi_command_says_how_good_the_predictions_were() -> None:
+    calibration = {
+        "predictions": 40, "brier": 0.1, "ece": 0.03, "skill": 0.2, "base_rate": 0.9,
+        "bins": [{"count": 40, "predicted": 36.0, "succeeded": 20, "squared_error": 4.0}],
+    }  # fmt: skip
+    said = in_words({"calibration": calibration, "uplift": {"value": 0.05, "low": 0.01, "high": 0.09, "note": "n"}})
+    assert "Brier 0.1000, +20.0 % better" in said[0].replace("%", " %").replace("  ", " ")
+    assert said[1].index("o") < said[1].index("|") and "said 90.0%, came 50.0% of 40" in said[1]
+    assert "+0.050" in said[2] and "between +0.010 and +0.090" in said[2]
+    assert "no prediction" in in_words({"calibration": {}, "uplift": {}})[0]
+    assert "unknown" in in_words({"calibration": calibration, "uplift": {"value": None, "note": "3 of 30"}})[-1]
+    assert confidence("") == {"calibration": {}, "uplift": {}}

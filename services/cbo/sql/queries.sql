@@ -134,11 +134,11 @@ WHERE worked = 1 AND ended_at > ? GROUP BY rehearsal, tes IS NULL;
 SELECT domain, count(*) FROM task INDEXED BY task_worked
 WHERE worked = 1 AND ended_at > ? AND rehearsal = 0 AND tes IS NOT NULL GROUP BY domain;
 -- name: calibration
-SELECT min(9, CAST(prediction * 10 AS INTEGER)) AS bin, count(*), sum(prediction), sum(stability = 1.0),
-    sum((prediction - (stability = 1.0)) * (prediction - (stability = 1.0)))
-FROM task INDEXED BY task_worked
-WHERE worked = 1 AND ended_at > ? AND rehearsal = 0 AND stability IS NOT NULL AND prediction IS NOT NULL
-GROUP BY bin;
+SELECT bin, count(*), sum(prediction), sum(good), sum((prediction - good) * (prediction - good))
+FROM (SELECT prediction, stability = 1.0 AS good, ntile(10) OVER (ORDER BY prediction, ended_at, stability) AS bin
+    FROM task INDEXED BY task_worked
+    WHERE worked = 1 AND ended_at > ? AND rehearsal = 0 AND stability IS NOT NULL AND prediction IS NOT NULL)
+GROUP BY bin ORDER BY bin;
 
 -- name: target_insert
 INSERT OR IGNORE INTO task_target (target, ended_at, task_id) VALUES (?, ?, ?);
