@@ -210,17 +210,17 @@ class Shelf:
             try:
                 with scanning(self._store) as found:
                     fresh = found.catalog().without(self.left_out)
-                    keys = set(found.keys(model).tolist()) - set(orphans)
+                    keys = np.setdiff1d(found.keys(model), np.array(sorted(orphans), dtype=np.int64))
 
                     def batches() -> Iterator[tuple[list[int], Vectors]]:
+                        nonlocal keys
                         for batch, vectors in found.vectors(model, dimension):
-                            places = [place for place, key in enumerate(batch) if key in keys]
+                            places = np.flatnonzero(np.isin(batch, keys)).tolist()
                             yield [batch[place] for place in places], vectors[places]
                         until_swapped.enter_context(self.change)  # from here on nothing changes
-                        late = self._late(set(orphans))
-                        keys.update(late)
-                        if late:
-                            yield self._stored(sorted(late))
+                        if late := sorted(self._late(set(orphans))):
+                            keys = np.union1d(keys, late)
+                            yield self._stored(late)
 
                     self.index.rebuild(batches())
                     bad = sorted(set(found.unusable_vectors))
@@ -230,7 +230,7 @@ class Shelf:
                 if bad:
                     log.error("vectors that can't be used are made anew", objectives=bad[:20])
                     self._store.drop_vectors(model, bad)
-                held = np.array(sorted(keys.difference(bad)), dtype=np.int64)
+                held = np.setdiff1d(keys, bad)
                 self.shown = replace(self.shown, catalog=fresh, waiting=Counter(lacking(fresh, held)))
                 self._entries = len(held)
             finally:

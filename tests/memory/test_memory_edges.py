@@ -43,7 +43,9 @@ class SetClock(VirtualClock):
 class World:
     """A memory with a log on a clock of its own, which may also go back."""
 
-    def __init__(self, folder: Path, embedder: Any = None, *, beside: bool = False, successor: Any = None) -> None:
+    def __init__(
+        self, folder: Path, embedder: Any = None, *, index: Any = None, beside: bool = False, successor: Any = None
+    ) -> None:
         self.folder, self.clock = folder / "memory", SetClock(START)
         self.audit = Audit(folder / "audit.jsonl", self.clock, "memory")
         embedder = embedder or HashEmbedder()
@@ -53,7 +55,7 @@ class World:
         self.memory = Memory(
             store=self.store,
             embedder=embedder,
-            index=ExactIndex(embedder.dimension),
+            index=ExactIndex(embedder.dimension) if index is None else index,
             clock=self.clock,
             audit=self.audit,
             wake=(lambda rows: None) if beside else None,
@@ -196,6 +198,27 @@ def test_a_new_model_takes_over_also_where_the_old_one_has_no_vector_for_a_text(
         while world.memory.shelf.embedder is not new:
             assert world.memory.catch_up() > 0
     assert [each.experience.id for each in world.memory.recall(Query(objective="poison")).matches] == ["e-1"]
+    world.close()
+
+
+def test_a_verify_that_a_change_of_model_overtakes_finds_no_damage(tmp_path: Path) -> None:
+    class Overtaken(ExactIndex):
+        world: World | None = None
+
+        def vectors(self, keys: Any) -> dict[int, bytes]:
+            while self.world is not None and self.world.memory.catch_up():
+                pass
+            return super().vectors(keys)
+
+    old, new, index = HashEmbedder(salt="old"), HashEmbedder(salt="new"), Overtaken(64)
+    successor = Successor(embedder=new, open_index=lambda: ExactIndex(64))
+    world = World(tmp_path, old, index=index, beside=True, successor=successor)
+    for number in range(9):
+        world.memory.record(experience(number, objective=f"objective number {number}"))
+    assert world.memory.catch_up() == 9
+    index.world = world
+    assert world.memory.upkeep.verify().damages == ()
+    assert world.memory.shelf.embedder is new
     world.close()
 
 
