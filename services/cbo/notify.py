@@ -77,6 +77,7 @@ class Notifier:
     def step(self) -> None:
         """End what nobody answered, write down what is new, send what is due."""
         self._waiting.expire()
+        self._waiting.look()
         with self._turn:
             targets = self._targets.here()
             self._forget({each.name for each in targets})

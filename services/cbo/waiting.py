@@ -16,7 +16,7 @@ from services.cbo.tasks import Task
 Kind = Literal["approval", "proposal", "renewal", "quarantine", "incident", "kill_switch"]
 MOST = 200
 """Tasks in the list; more than that nobody answers one by one."""
-FRESH_SECONDS = 15.0
+FRESH_SECONDS = 120.0
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -66,7 +66,7 @@ def of_task(task: Task, within: timedelta) -> Item:
 
 
 class Waiting:
-    """Thread-safe. Of the guardian's part the last answer counts while it is fresh; `look` asks again."""
+    """Thread-safe. Nobody who reads the list waits for the guardian: its part is what it said when `look` asked."""
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
@@ -78,14 +78,14 @@ class Waiting:
     def items(self) -> tuple[tuple[Item, ...], tuple[str, ...]]:
         """All of it, newest first; and what could not be asked."""
         bridge = self._bridge
-        with self._lock:
-            stale = self._asked is None or bridge.clock.monotonic() - self._asked > FRESH_SECONDS
-        if stale:
-            self.look()
         within = bridge.options.answer_within
         tasks = [of_task(each, within) for each in bridge.store.tasks("tasks_inbox", MOST)]
         with self._lock:
-            faults, trouble = self._faults, self._trouble
+            faults, trouble, asked = self._faults, self._trouble, self._asked
+        if asked is None:
+            trouble = "faults: the guardian has not been asked yet"
+        elif not trouble and (age := bridge.clock.monotonic() - asked) > FRESH_SECONDS:
+            trouble = f"faults: as the guardian said {age:.0f} s ago"
         found = (*tasks, *self._renewals(), *faults, *self._stopped())
         newest = sorted(found, key=lambda each: each.since or _LONG_AGO, reverse=True)
         return tuple(newest), (trouble,) if trouble else ()

@@ -59,6 +59,7 @@ def questions(peers: Peers, clock: Clock) -> tuple[Question, ...]:
         Question(name="ladder", peer="cbo", every_seconds=ASKED_PER_PULSE_SECONDS, ask=peers.cbo.ladder),
         Question(name="kpis", peer="cbo", every_seconds=ASKED_PER_PULSE_SECONDS, ask=peers.cbo.kpis),
         Question(name="agents", peer="cbo", every_seconds=3, ask=peers.cbo.agents),
+        Question(name="waiting", peer="cbo", every_seconds=5, ask=peers.cbo.waiting),
         Question(name="capacity", peer="governor", every_seconds=1, ask=peers.governor.capacity),
         Question(name="leases", peer="governor", every_seconds=10, ask=peers.governor.leases),
         Question(name="health", peer="guardian", every_seconds=1, ask=lambda t: peers.guardian.health(None, t)),

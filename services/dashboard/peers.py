@@ -8,6 +8,7 @@ from calyx.analytics.v1 import analytics_pb2, analytics_pb2_grpc
 from calyx.cbo.v1 import cbo_pb2, cbo_pb2_grpc
 from calyx.governor.v1 import governor_pb2, governor_pb2_grpc
 from calyx.guardian.v1 import guardian_pb2, guardian_pb2_grpc
+from calyx.inbox.v1 import inbox_pb2, inbox_pb2_grpc
 from calyx.memory.v1 import memory_pb2, memory_pb2_grpc
 
 from chassis.canonical import Json
@@ -30,6 +31,7 @@ def connect_all(channel: Callable[[str], grpc.Channel]) -> Peers:
 class GrpcCbo:
     def __init__(self, channel: grpc.Channel) -> None:
         self._stub = cbo_pb2_grpc.CboServiceStub(channel)
+        self._inbox = inbox_pb2_grpc.InboxServiceStub(channel)
 
     def station(self, timeout: float) -> Json:
         return plain(self._stub.GetStation(cbo_pb2.GetStationRequest(), timeout=timeout))
@@ -47,6 +49,9 @@ class GrpcCbo:
     def tasks(self, limit: int, state: str, domain: str, waiting: bool, timeout: float) -> list[Json]:
         asked = cbo_pb2.ListTasksRequest(limit=limit, state=state, domain=domain, waiting_for_person=waiting)
         return [plain(each) for each in self._stub.ListTasks(asked, timeout=timeout).tasks]
+
+    def waiting(self, timeout: float) -> Json:
+        return plain(self._inbox.ListWaiting(inbox_pb2.ListWaitingRequest(), timeout=timeout))
 
     def task(self, task_id: str, timeout: float) -> Json:
         return plain(self._stub.GetTask(cbo_pb2.GetTaskRequest(id=task_id), timeout=timeout).task)

@@ -206,7 +206,19 @@ def pulses(view: View) -> Json:
 def inbox(view: View) -> Json:
     standing = view.standing("inbox", 5)
     waiting = [] if standing["state"] == "unknown" else view.value("inbox") or []
-    return {**standing, "items": [_proposal(each) for each in waiting]}
+    listed = {} if standing["state"] == "unknown" else view.value("waiting") or {}
+    ends = {each["id"]: each["expires_at"] for each in listed.get("items", [])}
+    keys = ("kind", "id", "title", "domain", "since", "expires_at", "commands")
+    return {
+        **standing,
+        "items": [{**_proposal(each), "expires_at": ends.get(each["id"])} for each in waiting],
+        "others": [
+            {key: each[key] for key in keys}
+            for each in listed.get("items", [])
+            if each["kind"] not in ("approval", "proposal")
+        ],
+        "unknown": list(listed.get("unknown", [])),
+    }
 
 
 def _proposal(task: Json) -> Json:

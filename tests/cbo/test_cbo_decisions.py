@@ -137,6 +137,8 @@ def test_a_superseded_proposal_is_no_failure(station: Station) -> None:
 def test_the_inbox_names_what_waits_and_says_when_the_guardian_is_silent(station: Station) -> None:
     plan = rehearsed(station)
     station.cbo.desk.set_kill_switch(True, "look first", "operator")
+    assert "not been asked yet" in station.cbo.waiting.items()[1][0]
+    station.cbo.waiting.look()
     items, unknown = station.cbo.waiting.items()
     found = {each.kind: each for each in items}
     assert unknown == ()
@@ -145,5 +147,7 @@ def test_the_inbox_names_what_waits_and_says_when_the_guardian_is_silent(station
     assert mine.until is not None and mine.since is not None
     assert (mine.until - mine.since).days == 7
     station.guardian.down = True
-    station.clock.advance(60)
-    assert "the guardian" in station.cbo.waiting.items()[1][0]
+    station.clock.advance(180)
+    assert "180 s ago" in station.cbo.waiting.items()[1][0]
+    station.cbo.waiting.look()
+    assert "connection refused" in station.cbo.waiting.items()[1][0]

@@ -46,6 +46,7 @@ class FakeStation:
     since_pulse: float = 12.0
     pulse_list: list[dict[str, Any]] = field(default_factory=list)
     task_list: list[dict[str, Any]] = field(default_factory=list)
+    waiting_answer: dict[str, Any] = field(default_factory=lambda: {"items": [], "unknown": []})
     ladder_list: list[dict[str, Any]] = field(default_factory=list)
     agent_list: list[dict[str, Any]] = field(default_factory=list)
     kpi_list: list[dict[str, Any]] = field(default_factory=list)
@@ -103,6 +104,10 @@ class FakeStation:
     def tasks(self, limit: int, state: str, domain: str, waiting: bool, timeout: float) -> list[dict[str, Any]]:
         self._need("cbo", "tasks")
         return self.task_list[:limit]
+
+    def waiting(self, timeout: float) -> dict[str, Any]:
+        self._need("cbo", "waiting")
+        return self.waiting_answer
 
     def task(self, task_id: str, timeout: float) -> dict[str, Any]:
         self._need("cbo", "task")

@@ -423,7 +423,7 @@ class VirtualStation:
                     cbo_wire.ALLOW,
                 )
             ],
-            periodics=overseer.periodics(reap_seconds=60.0),
+            periodics=overseer.periodics(reap_seconds=60.0, notify_seconds=60.0),
             let_go=overseer.bridge.store.close,
         )
 

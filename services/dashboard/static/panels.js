@@ -131,7 +131,7 @@ export function inbox(doc, elapsed, session) {
   const title = items.length ? `Waits for your answer: ${items.length}` : "Waits for your answer";
   return panel("inbox", title, doc.inbox, elapsed, () => [
     items.length === 0 ? h("p", { class: "none" }, doc.station.last_pulse ? "Nothing. It will ask here before it may act." : "No tasks yet. It will ask here before it may act.") : null,
-    h("ul", { class: "cards" }, items.map((task) => h("li", { class: "card", "data-key": task.id },
+    h("ul", { class: "cards" }, items.map((task) => h("li", { class: "card", "data-key": task.id, id: `task-${task.id}` },
       h("p", { class: "card-title" }, task.objective),
       h("p", { class: "fine" }, `${task.domain.replaceAll("_", " ")} by ${task.procedure}, done by ${task.owner} · ${ago(seconds(task.created_at))}`),
       task.changes.length
@@ -148,6 +148,10 @@ export function inbox(doc, elapsed, session) {
       h("p", { class: "answer" },
         task.plan_digest || (task.state === "proposed" && task.level === "GUIDE") ? h("button", { type: "button", class: "button primary", "data-act": "approve", "data-id": task.id, "data-digest": task.plan_digest }, "Approve") : null,
         h("button", { type: "button", class: "button", "data-act": "reject", "data-id": task.id }, "Reject"))))),
+    doc.inbox.others.length ? [h("h3", {}, "For you at the terminal"),
+      h("ul", { class: "changes" }, doc.inbox.others.map((each) => h("li", { "data-key": `${each.kind}-${each.id}` },
+        each.title, each.since ? ` · ${ago(seconds(each.since))}` : "", " ", each.commands.map((command) => [h("code", {}, command), " "]))))] : null,
+    doc.inbox.unknown.map((each) => h("p", { class: "fine warn" }, `Something may be missing: ${each}`)),
     Object.keys(doc.station.tasks).length ? [h("h3", {}, "All tasks, by state"),
       h("dl", { class: "facts tight" }, Object.entries(doc.station.tasks).map(([name, n]) => [h("dt", {}, name), h("dd", {}, n.toLocaleString("en"))]))] : null,
     items.length && session && !session.logged_in ? h("p", { class: "fine" }, "To answer here, run ", h("code", {}, "calyx login-link"), " and open its link.") : null,
