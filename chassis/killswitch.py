@@ -1,6 +1,7 @@
 """`manual_shutdown.flag`: present = nothing new takes effect. Read at dispatch, at claim and before the effect."""
 
 import os
+import re
 import stat
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,22 +28,29 @@ class KillSwitch:
         return True
 
     def why(self) -> str:
-        """The reason a person gave; empty when released or unreadable.
+        """The reason a person gave; empty when released or unreadable."""
+        lines = self._lines()
+        return lines[0][:500] if lines else ""
 
-        Shown to everybody, so a link to another file is not followed; a FIFO is not waited for.
-        """
+    def _lines(self) -> list[str]:
+        """Shown to everybody, so a link to another file is not followed; a FIFO is not waited for."""
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
-            return ""
+            return []
         try:
             plain = stat.S_ISREG(os.fstat(fd).st_mode)
-            lines = os.read(fd, 4096).decode(errors="replace").splitlines() if plain else []
+            return os.read(fd, 4096).decode(errors="replace").splitlines() if plain else []
         except OSError:
-            return ""
+            return []
         finally:
             os.close(fd)
-        return lines[0][:500] if lines else ""
+
+    def by(self) -> str:
+        """Who set the flag, as the flag says it; empty when it does not. Anybody who can write it can say anything."""
+        lines = self._lines()
+        found = re.fullmatch(r"by (.{1,100}) at \S+", lines[1]) if len(lines) > 1 else None
+        return found[1] if found else ""
 
     def engage(self, why: str, who: str, now: datetime) -> None:
         """Idempotent; the first reason stays. On a full disk the bare flag is set: it stops, only without the words."""

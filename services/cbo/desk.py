@@ -306,7 +306,9 @@ class Desk:
             if engaged == self._engaged:
                 return
             if engaged:
-                bridge.override("kill_switch.engaged", by="the flag file", why=bridge.kill_switch.why())
+                said = bridge.kill_switch.by()
+                by = f"the flag file ({said})" if said else "the flag file"
+                bridge.override("kill_switch.engaged", by=by, why=bridge.kill_switch.why())
             else:
                 bridge.audit.write("kill_switch.released", by="the flag file")
             self._know(engaged)

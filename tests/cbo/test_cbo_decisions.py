@@ -151,3 +151,12 @@ def test_the_inbox_names_what_waits_and_says_when_the_guardian_is_silent(station
     assert "180 s ago" in station.cbo.waiting.items()[1][0]
     station.cbo.waiting.look()
     assert "connection refused" in station.cbo.waiting.items()[1][0]
+
+
+def test_a_flag_that_was_set_while_the_cbo_was_down_keeps_its_author_on_record(station: Station) -> None:
+    station.kill_switch.engage("look first", "operator", station.clock.now())
+    station.cbo.reap()
+    assert station.audit("kill_switch.engaged")[0]["by"] == "the flag file (operator)"
+    station.layout.kill_switch.unlink()
+    station.cbo.reap()
+    assert station.audit("kill_switch.released")[0]["by"] == "the flag file"

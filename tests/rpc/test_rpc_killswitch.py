@@ -47,3 +47,21 @@ def test_a_flag_that_cannot_be_removed_stays_engaged_and_says_so(tmp_path: Path)
 
 def test_without_its_folder_the_switch_is_engaged(tmp_path: Path) -> None:
     assert KillSwitch(tmp_path / "gone" / "manual_shutdown.flag").engaged()
+
+
+def test_a_folder_that_is_no_folder_or_a_link_to_nothing_counts_as_engaged(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("file", "link", "loop", "x" * 300):
+        assert KillSwitch(tmp_path / name / "manual_shutdown.flag").engaged(), name
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
+def test_a_folder_that_may_not_be_looked_into_counts_as_engaged(tmp_path: Path) -> None:
+    folder = tmp_path / "shut"
+    folder.mkdir(mode=0)
+    try:
+        assert KillSwitch(folder / "manual_shutdown.flag").engaged()
+    finally:
+        folder.chmod(0o700)
