@@ -112,8 +112,8 @@ class Notifier:
         there = {each.key for each in items}
         with store.transaction():
             for (key, target), state in known.items():
-                if state == "waiting" and key not in there:
-                    store.run("notice_drop", key, target)  # answered before it could be told
+                if key not in there and (state == "waiting" or key.startswith(("objective:", "task:"))):
+                    store.run("notice_drop", key, target)  # answered: when it waits again, that is news
             for target in targets:
                 fresh = [each for each in reversed(items) if (each.key, target.name) not in known]
                 for item in fresh:

@@ -22,7 +22,8 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One thing. `key` stays the same while it is the same thing; `since` None is unknown."""
+    """One thing. `key` stays the same while it is the same thing: a newer plan of an objective, made in each pulse, is
+    no news. `since` None is unknown."""
 
     kind: Kind
     id: str
@@ -55,7 +56,7 @@ def of_task(task: Task, within: timedelta) -> Item:
     return Item(
         kind="approval" if approvable(task) else "proposal",
         id=task.id,
-        key=f"task:{task.id}",
+        key=f"objective:{task.objective_id}" if task.objective_id else f"task:{task.id}",
         title=task.objective,
         domain=task.domain,
         since=answer_until(task, timedelta()),

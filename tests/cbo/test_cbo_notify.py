@@ -106,7 +106,7 @@ def test_a_waiting_plan_is_told_once_with_its_command_and_link_by_a_real_webhook
     assert "a plan waits for your answer (log_rotation)" in mine[0]["title"]
     for words in (f"calyx task approve {plan.id}", f"http://127.0.0.1:4040/#task-{plan.id}", '"rotate the logs"'):
         assert words in mine[0]["message"]
-    assert [each["about"] for each in station.audit("notify.sent")].count(f"task:{plan.id}") == 1
+    assert [each["about"] for each in station.audit("notify.sent")].count(f"objective:{plan.objective_id}") == 1
 
 
 @THEIRS
@@ -180,6 +180,23 @@ def test_a_dead_target_rests_longer_each_time_and_holds_up_no_other(station: Sta
     notices.step()
     assert titles(told, "a")
     assert [each["target"] for each in station.audit("notify.recovered")] == ["a"]
+
+
+def test_a_newer_plan_of_the_same_objective_is_no_news_and_one_after_an_answer_is(station: Station) -> None:
+    file_of(station, "a = json://a")
+    told, notices = Told(), None
+    for _ in range(3):
+        station.pulse(1)
+        notices = notifier(station, told)
+        notices.step()
+    assert len(titles(told)) == 1, "diagnostics is rehearsed in each pulse"
+    for task in station.cbo.bridge.store.tasks("tasks_inbox", 9):
+        station.cbo.desk.reject(task.id, "not now", "operator")
+    assert notices is not None
+    notices.step()
+    station.pulse(1)
+    notices.step()
+    assert len(titles(told)) == 2
 
 
 def test_a_pulse_sends_nothing_itself(station: Station) -> None:

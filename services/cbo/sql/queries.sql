@@ -266,7 +266,7 @@ SELECT key, target, state FROM notice;
 -- name: notice_insert
 INSERT OR IGNORE INTO notice (key, target, title, body, at, state) VALUES (?, ?, ?, ?, ?, 'waiting');
 -- name: notice_drop
-DELETE FROM notice WHERE key = ? AND target = ? AND state = 'waiting';
+DELETE FROM notice WHERE key = ? AND target = ?;
 -- name: notices_bound
 UPDATE notice SET state = 'dropped' WHERE target = ? AND state = 'waiting' AND key NOT IN (
     SELECT key FROM notice WHERE target = ? AND state = 'waiting' ORDER BY at DESC, key DESC LIMIT ?);
