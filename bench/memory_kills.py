@@ -105,11 +105,11 @@ class Armed:
         real = sqlite3.connect
 
         def connect(*args: Any, **options: Any) -> sqlite3.Connection:
-            connection = real(*args, **options)
+            connection: sqlite3.Connection = real(*args, **options)
             connection.set_trace_callback(lambda _: self._happened("sql"))
             return connection
 
-        sqlite3.connect = connect
+        setattr(sqlite3, "connect", connect)  # noqa: B010  (a plain assignment would have to match its overloads)
         sys.addaudithook(self._hook)
 
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:

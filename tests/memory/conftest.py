@@ -1,3 +1,8 @@
+import os
+
+# One thread, as the service has it; more only wait for each other here, and waiting costs their time.
+os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
+
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path

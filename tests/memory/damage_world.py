@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from memory_fakes import START, HashEmbedder, experience
@@ -144,8 +145,8 @@ class Trial:
 
 def trial(made: Path, folder: Path, kind: str, seed: int, *, alone: bool = False) -> Trial:
     """Damage a copy of a filled folder, verify once, restore and look; `alone`: without backup and redo log."""
+    before = _told_once(made)
     shutil.copytree(made, folder)
-    before = _told(folder)
     if alone:
         shutil.rmtree(folder / "memory" / "backups")
         shutil.rmtree(folder / "memory" / "redo")
@@ -189,6 +190,12 @@ def offline(folder: Path) -> Restored:
     )
     redo.close()
     return done
+
+
+@lru_cache(maxsize=1)
+def _told_once(made: Path) -> dict[str, bytes]:
+    """Of a filled folder that nobody changes; each trial has a copy of it."""
+    return _told(made)
 
 
 def _told(folder: Path) -> dict[str, bytes]:

@@ -31,7 +31,7 @@ def facts(seq: int, objective: int, **changes: object) -> Facts:
         occurred=float(seq),
         tes=math.nan,
     )
-    return row._replace(**changes)  # type: ignore[arg-type] — fields by name
+    return row._replace(**changes)  # type: ignore[arg-type]  # fields by name
 
 
 def test_rows_keep_their_order_and_a_reader_its_view_while_thousands_are_added() -> None:

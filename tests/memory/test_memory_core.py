@@ -23,7 +23,7 @@ Make = Callable[..., Memory]
 
 
 def ids(memory: Memory, objective: str, **terms: object) -> list[str]:
-    return [each.experience.id for each in memory.recall(Query(objective=objective, **terms)).matches]  # type: ignore[arg-type] — terms by name
+    return [each.experience.id for each in memory.recall(Query(objective=objective, **terms)).matches]  # type: ignore[arg-type]  # terms by name
 
 
 def _raw(path: Path, *statements: tuple[str, tuple[object, ...]]) -> None:
@@ -75,7 +75,7 @@ def test_a_row_the_index_refused_is_pending_and_taken_up_later(make_memory: Make
         def add(self, keys: object, vectors: object) -> None:
             if self.refuses:
                 raise OSError("no space")
-            super().add(keys, vectors)  # type: ignore[arg-type] — passed on as it came
+            super().add(keys, vectors)  # type: ignore[arg-type]  # passed on as it came
 
     index = Refusing(64)
     memory = make_memory(index=index)
@@ -193,7 +193,7 @@ def test_a_question_that_can_not_be_right_says_what_to_do(
     make_memory: Make, terms: dict[str, object], said: str
 ) -> None:
     with pytest.raises(InvalidInput, match=said):
-        make_memory().recall(Query(**terms))  # type: ignore[arg-type] — terms by name
+        make_memory().recall(Query(**terms))  # type: ignore[arg-type]  # terms by name
 
 
 @given(

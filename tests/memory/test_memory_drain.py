@@ -46,7 +46,7 @@ def test_each_thread_has_its_step_and_stops_embedding_during_a_burst() -> None:
     clock = VirtualClock()
     drain = Drain(2, clock)
     calls: list[int] = []
-    one, other = drain.periodics(lambda: calls.append(1) or 1)  # type: ignore[func-returns-value] — for its effect
+    one, other = drain.periodics(lambda: calls.append(1) or 1)  # type: ignore[func-returns-value]  # for its effect
     one.step()
     assert calls == [1]
     assert other.rest is not None
@@ -59,7 +59,7 @@ def test_each_thread_has_its_step_and_stops_embedding_during_a_burst() -> None:
 
 def test_a_row_is_acknowledged_before_it_is_embedded_and_recall_says_so(make_memory: object) -> None:
     woken: list[int] = []
-    memory: Memory = make_memory(wake=woken.append)  # type: ignore[operator] — the fixture's maker
+    memory: Memory = make_memory(wake=woken.append)  # type: ignore[operator]  # the fixture's maker
     for number in range(1, 6):
         assert memory.record(experience(number, objective=f"objective {number}"))
     assert woken == [1] * 5
@@ -112,7 +112,7 @@ def test_too_many_waiting_are_refused_and_a_failing_batch_fails_each_of_its_call
 
 
 def test_a_batch_of_good_and_bad_experiences_stores_the_good_ones(make_memory: object) -> None:
-    memory: Memory = make_memory()  # type: ignore[operator] — the fixture's maker
+    memory: Memory = make_memory()  # type: ignore[operator]  # the fixture's maker
     memory.record(experience(1))
     answers = memory.record_all([experience(1), experience(2, tes=float("nan")), experience(3)])
     assert [each if isinstance(each, bool) else type(each) for each in answers] == [False, InvalidInput, True]

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,7 +27,7 @@ USEFUL, USELESS, HARMFUL, WITHDRAWN = Verdict.USEFUL, Verdict.USELESS, Verdict.H
 
 def judge(memory: Memory, name: str, verdict: Verdict, **told: object) -> Judged:
     fields = {"query": "", "cosine": None, "task_id": "", "caller": "cbo", **told}
-    return memory.trust.judge(name, verdict, **fields)  # type: ignore[arg-type] — fields by name
+    return memory.trust.judge(name, verdict, **fields)  # type: ignore[arg-type]  # fields by name
 
 
 def labels(*parts: tuple[int, int, float]) -> list[Label]:
@@ -38,7 +39,7 @@ def labels(*parts: tuple[int, int, float]) -> list[Label]:
     ]
 
 
-def events(folder: Path, name: str) -> list[dict[str, object]]:
+def events(folder: Path, name: str) -> list[dict[str, Any]]:
     lines = (folder / "audit" / "memory.jsonl").read_text().splitlines()
     return [each for each in map(json.loads, lines) if each["event"] == name]
 

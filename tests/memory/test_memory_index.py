@@ -21,7 +21,8 @@ IndexMaker = Callable[[], VectorIndex]
 
 def unit(count: int, seed: int = 0) -> Vectors:
     vectors = np.random.default_rng(seed).standard_normal((count, D)).astype(np.float32)
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype("<f4")
+    made: Vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype("<f4")
+    return made
 
 
 class Truth:
@@ -35,7 +36,7 @@ class Truth:
         return keys, vectors
 
     def source(self, keys: object) -> dict[int, bytes]:
-        return {key: self.vectors[key] for key in keys if key in self.vectors}  # type: ignore[attr-defined] — a sequence
+        return {key: self.vectors[key] for key in keys if key in self.vectors}  # type: ignore[attr-defined]  # a sequence
 
 
 @pytest.fixture

@@ -185,7 +185,7 @@ def test_a_root_written_anew_without_the_key_does_not_count(tmp_path: Path) -> N
     memory.close()
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_a_flip_in_the_log_of_the_running_store_is_found_and_a_copy_is_kept(tmp_path: Path, seed: int) -> None:
     memory, _ = _timed(tmp_path)
     for number in range(1, 30):

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -122,9 +122,9 @@ def test_without_the_old_model_rows_are_pending_and_come_back_one_by_one(make_me
 class Choking(HashEmbedder):
     """Gives no vector for one word."""
 
-    def embed(self, texts: object) -> Vectors:
-        made = super().embed(texts)  # type: ignore[arg-type] — passed on as it came
-        for row, text in enumerate(texts):  # type: ignore[arg-type] — a sequence of texts
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        made = super().embed(texts)
+        for row, text in enumerate(texts):
             if "poison" in text:
                 made[row] = np.nan
         return made

@@ -22,7 +22,7 @@ ASK = "rotate the logs"
 
 
 def recalled(memory: Memory, **terms: object) -> dict[str, Match]:
-    found = memory.recall(Query(objective=ASK, **terms))  # type: ignore[arg-type] — terms by name
+    found = memory.recall(Query(objective=ASK, **terms))  # type: ignore[arg-type]  # terms by name
     return {each.experience.id: each for each in found.matches}
 
 

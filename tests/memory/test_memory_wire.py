@@ -31,7 +31,7 @@ StubMaker = Callable[[str], Stub]
 def _served(memory: Memory, executor: object, root: Path, meter: RecallMeter | None = None) -> Served:
     servicer = MemoryServicer(
         memory,
-        executor,  # type: ignore[arg-type] — either executor
+        executor,  # type: ignore[arg-type]  # either executor
         clock=VirtualClock(),
         root=root,
         backups=root / "memory" / "backups",
@@ -93,7 +93,7 @@ def _experience(name: str = "e-1", **changes: object) -> pb.Experience:
         "cost": {"cpu_seconds": 0.25},
         **changes,
     }
-    return pb.Experience(**fields)  # type: ignore[arg-type] — fields by name
+    return pb.Experience(**fields)  # type: ignore[arg-type]  # fields by name
 
 
 def test_what_is_recorded_comes_back_by_recall_with_zero_and_unknown_kept_apart(stub_of: StubMaker) -> None:
@@ -203,7 +203,7 @@ def test_feedback_evicts_and_says_so_everywhere(stub_of: StubMaker) -> None:
     with pytest.raises(InvalidInput, match="standing"):
         operator.SetStanding(pb.SetStandingRequest(id="e-1"))
     with pytest.raises(InvalidInput, match="verdict"):
-        operator.Feedback(pb.FeedbackRequest(id="e-1", verdict=99))  # type: ignore[arg-type] — from a newer client
+        operator.Feedback(pb.FeedbackRequest(id="e-1", verdict=99))  # type: ignore[arg-type]  # from a newer client
     with pytest.raises(PermissionDenied):
         stub_of("analytics").Feedback(pb.FeedbackRequest(id="e-1", verdict=pb.VERDICT_HARMFUL))
 
