@@ -2,10 +2,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from services.memory.embedding import Vectors
 from services.memory.experience import Experience, Outcome
@@ -30,11 +32,14 @@ class HashEmbedder:
         return np.stack([self._one(text) for text in texts])
 
     def _one(self, text: str) -> Vectors:
-        total = np.zeros(self.dimension)
-        for word in text.lower().split():
-            seed = int.from_bytes(hashlib.sha256((self._salt + word).encode()).digest()[:8], "big")
-            total += np.random.default_rng(seed).standard_normal(self.dimension)
+        total = sum((_direction(self._salt + word, self.dimension) for word in text.lower().split()), np.zeros(1))
         return (total / np.linalg.norm(total)).astype(np.float32)
+
+
+@lru_cache(maxsize=20_000)
+def _direction(word: str, dimension: int) -> NDArray[np.float64]:
+    seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
+    return np.random.default_rng(seed).standard_normal(dimension)
 
 
 _TEMPLATE = Experience(

@@ -91,8 +91,8 @@ def test_while_a_backlog_drains_every_acknowledged_row_is_either_searched_or_pen
     acknowledged = [0]
 
     def write() -> None:
-        for number in range(1, 401):
-            world.memory.record(experience(number, objective=f"objective number {number % 130}"))
+        for number in range(1, 151):
+            world.memory.record(experience(number, objective=f"objective number {number % 70}"))
             acknowledged[0] = number
         done.set()
 
@@ -113,7 +113,7 @@ def test_while_a_backlog_drains_every_acknowledged_row_is_either_searched_or_pen
         each.join()
     assert looks > 0
     found = world.memory.recall(ASKED)
-    assert (found.searched, found.pending) == (400, 0)
+    assert (found.searched, found.pending) == (150, 0)
     world.memory.upkeep.check()
     world.close()
 
