@@ -7,7 +7,16 @@ from datetime import timedelta
 from pathlib import Path
 
 from chassis.consent import forbidden
-from chassis.errors import CalyxError, InvalidInput, NotFound, PermissionDenied, Refused, Unauthenticated
+from chassis.errors import (
+    CalyxError,
+    DeadlineExceeded,
+    InvalidInput,
+    NotFound,
+    PermissionDenied,
+    Refused,
+    Unauthenticated,
+    Unavailable,
+)
 from chassis.identity import load_token
 from cli.output import note
 from cli.reach import Reach
@@ -15,6 +24,7 @@ from cli.run.asking import at_terminal, yes
 from cli.run.station import WAIT_SECONDS, AgentStation, Domain, Governing, Joined, TaskSeen
 
 _MOST_WORDS = 2000
+AGAIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,13 +180,23 @@ def _ask(reach: Reach, station: Governing, wish: Wish, task: TaskSeen) -> TaskSe
 
 def _waited(reach: Reach, station: Governing, wish: Wish, task: TaskSeen, why: str) -> TaskSeen:
     """Wait as long as was allowed for a yes or a release; nothing is left behind when that does not come."""
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed  # only who waits needs it
+
     if wish.wait_seconds <= 0:
         withdraw(reach, task.id, "nobody was there to wait for it")
         raise Refused(f"{why}; run it at a terminal, or give --wait 5m to wait for the answer")
     note(f"calyx run: {why}; waiting")
     ends = reach.clock.monotonic() + wish.wait_seconds
     while (left := ends - reach.clock.monotonic()) > 0:
-        found = station.await_task(task.id, task.state, min(left, WAIT_SECONDS))
+        # An overseer that starts again still knows what waits.
+        asking = Retrying(
+            retry=retry_if_exception_type((Unavailable, DeadlineExceeded)),
+            wait=wait_fixed(min(left, AGAIN_SECONDS)),
+            stop=stop_after_delay(left),
+            before_sleep=lambda _: note(f"calyx run: the overseer does not answer; still waiting for {task.id}"),
+            reraise=True,
+        )
+        found = asking(station.await_task, task.id, task.state, min(left, WAIT_SECONDS))
         if found.approved_as or (not found.waits_for_person and found.state != "held"):
             if found.ended and not found.approved_as:
                 raise Refused(f"{found.id} is {found.state}: {found.reason or 'no reason given'}")

@@ -175,12 +175,13 @@ def confidence_delta(domains: Iterable[DomainConfidence], now: datetime) -> Kpi:
     )  # fmt: skip
 
 
-def overrides(events: Mapping[str, int], founded: datetime, now: datetime) -> Kpi:
-    """By kind, as found in the audit log; at most one in 24 h wanted."""
+def overrides(events: Mapping[str, int], answers: Mapping[str, int], founded: datetime, now: datetime) -> Kpi:
+    """By kind, as found in the audit log; at most one in 24 h wanted. A person's answers are told, not counted."""
     count = sum(events.values())
     coverage = _seen(founded, now)
     kinds = ", ".join(f"{number} × {kind}" for kind, number in sorted(events.items())) or "none in the audit log"
+    told = ", ".join(f"{number} {kind.removeprefix('task.')}" for kind, number in sorted(answers.items()))
     return Kpi(
         name="overrides", target="≤ 1", value=float(count), unit="count", coverage=coverage,
-        verdict=_verdict(count <= 1, coverage, breaks_now=count > 1), note=kinds,
+        verdict=_verdict(count <= 1, coverage, breaks_now=count > 1), note=f"{kinds}; {told}" if told else kinds,
     )  # fmt: skip

@@ -27,6 +27,8 @@ class Measured:
     blocked: int
     overrides: Mapping[str, int]
     confidence: tuple[DomainConfidence, ...]
+    answers: Mapping[str, int] = field(default_factory=dict)
+    """What people approved and rejected; none of it is an override."""
     bins: tuple[Bin, ...] = field(default=())
     used: Arm = field(default_factory=Arm)
     ignored: Arm = field(default_factory=Arm)
@@ -39,7 +41,7 @@ class Measured:
             kpis.mean_tes(self.tes, self.founded_at, self.now),
             kpis.policy_violations(self.executed, self.blocked, self.founded_at, self.now),
             kpis.confidence_delta(self.confidence, self.now),
-            kpis.overrides(self.overrides, self.founded_at, self.now),
+            kpis.overrides(self.overrides, self.answers, self.founded_at, self.now),
         )
 
     def calibration(self) -> Calibration:
@@ -70,6 +72,7 @@ class Measured:
             "executed": self.executed,
             "blocked": self.blocked,
             "overrides": dict(self.overrides),
+            "answers": dict(self.answers),
             "confidence": [{**asdict(each), "before_at": iso(each.before_at)} for each in self.confidence],
             "bins": [asdict(each) for each in self.bins],
             "used": asdict(self.used),

@@ -15,6 +15,9 @@ from services.cbo.measured import Measured
 from services.cbo.ports import Health
 from services.cbo.posterior import Bin
 
+_ANSWERS = ("task.approved", "task.rejected")
+_MARKS = (b'"override":true', b'"event":"policy.', *(b'"event":"%s"' % each.encode() for each in _ANSWERS))
+
 
 class AuditWindow:
     """The CBO's audit lines of the last 24 h that the KPIs count, read from the log itself, each line once."""
@@ -45,7 +48,7 @@ class AuditWindow:
                     if not line.endswith(b"\n"):
                         break
                     self._offset += len(line)
-                    if b'"override":true' in line or b'"event":"policy.' in line:
+                    if any(mark in line for mark in _MARKS):
                         self._take(line)
         except FileNotFoundError:  # moved on between the look and the reading; the next look finds it
             return
@@ -95,6 +98,7 @@ class Meter:
             self._audit.read(now)
             overridden = self._audit.count("override")
             executed = self._audit.count("policy.violation").total()
+            answers = sum((self._audit.count(each) for each in _ANSWERS), Counter[str]())
             blocked = self._audit.count("policy.blocked").total()
             slots, slots_from = dict(self._slots), self._slots_from
         return Measured(
@@ -107,6 +111,7 @@ class Meter:
             executed=executed,
             blocked=blocked,
             overrides=overridden,
+            answers=answers,
             confidence=tuple(self._confidence(now)),
             bins=self._bins(now),
             **bridge.beliefs.arms(),

@@ -180,7 +180,14 @@ def test_a_run_ended_well_only_when_its_score_says_so() -> None:
 )
 def test_overrides_are_missed_as_soon_as_there_are_two(count: int, age: int, verdict: str) -> None:
     events = {"task.undo": count} if count else {}
-    assert kpis.overrides(events, NOW - timedelta(hours=age), NOW).verdict == verdict
+    assert kpis.overrides(events, {}, NOW - timedelta(hours=age), NOW).verdict == verdict
+
+
+def test_a_persons_answers_are_told_beside_the_overrides_and_never_counted() -> None:
+    founded = NOW - timedelta(days=3)
+    kpi = kpis.overrides({"level.set": 1}, {"task.approved": 5, "task.rejected": 2}, founded, NOW)
+    assert (kpi.value, kpi.verdict) == (1.0, "met")
+    assert kpi.note == "1 × level.set; 5 approved, 2 rejected"
 
 
 def test_one_executed_violation_misses_and_blocked_attempts_are_apart() -> None:

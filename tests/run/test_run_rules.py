@@ -1,17 +1,25 @@
 """What `calyx run` decides without a process: orders, throttle, footprint, what a governed program may ask."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chassis.clock import SystemClock
+from chassis.errors import Unavailable
 from chassis.layout import Layout
 from cli.main import NOUNS
-from cli.run import governed, notes
+from cli.reach import Reach
+from cli.run import entry, governed, notes
+from cli.run.entry import Wish
 from cli.run.footprint import MAX_CLAIMS, MAX_EFFECTS, footprint
 from cli.run.orders import SWITCH_GRACE_SECONDS, Known, Order, OrderKind, decide
+from cli.run.station import Governing, TaskSeen
 from cli.run.throttle import Bucket, make_cgroup
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -163,3 +171,29 @@ def test_a_run_from_while_the_station_was_down_is_kept_until_it_is_told(tmp_path
     ((path, note),) = notes.kept(layout, "d")
     assert path.stat().st_mode & 0o777 == 0o600
     assert "exit status 3" in notes.words(note) and "sh -c x" in notes.words(note)
+
+
+class Restarting:
+    """An overseer that is starting again at the first question, and has the answer at the next."""
+
+    def __init__(self, answer: TaskSeen) -> None:
+        self.asked, self._answer = 0, answer
+
+    def await_task(self, task_id: str, seen: str, wait_seconds: float) -> TaskSeen:
+        self.asked += 1
+        if self.asked == 1:
+            raise Unavailable("the overseer is starting")
+        return self._answer
+
+
+def test_waiting_for_an_answer_outlives_a_restart_of_the_overseer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entry, "AGAIN_SECONDS", 0.0)
+    asked = TaskSeen(
+        id="t-1", state="proposed", level="GUIDE", reason="you are asked", waits_for_person=True, ended=False,
+        approved_as="",
+    )  # fmt: skip
+    station = Restarting(replace(asked, state="ready", waits_for_person=False))
+    reach = cast(Reach, SimpleNamespace(clock=SystemClock()))
+    wish = Wish(domain="notes", objective="x", argv=("true",), paths=(), ttl=None, wait_seconds=30.0)
+    found = entry._waited(reach, cast(Governing, station), wish, asked, "t-1 needs a person's yes")
+    assert (found.state, station.asked) == ("ready", 2)
