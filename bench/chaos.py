@@ -276,9 +276,19 @@ def plant(bug: str) -> None:
     if bug == "fence":
         Locks._fence = lambda *_: None  # type: ignore[method-assign, assignment]  # the bug
     elif bug == "lock":
-        Locks._locked = lambda *_: contextlib.nullcontext()  # type: ignore[method-assign, assignment]  # the bug
+        Locks._locked = _unlocked  # type: ignore[method-assign, assignment]  # the bug
     elif bug == "noreplace":
         moves._RENAME_NOREPLACE = 0
+
+
+@contextlib.contextmanager
+def _unlocked(_locks: Locks, path: Path, _how: int) -> Iterator[int]:
+    """The lock's file, which remembers the fence, and no lock."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 # The driver

@@ -201,8 +201,9 @@ class Locks:
         """In the lock's own file: one more file for each change was a third of its cost. Not synced: after a power
         cut no older holder lives."""
         try:
-            epochs = dict(json.loads(os.pread(lock, 1 << 16, 0)))
-        except ValueError:
+            # The first value counts: a holder killed between the two calls below leaves the end of a longer one.
+            epochs = dict(json.JSONDecoder().raw_decode(os.pread(lock, 1 << 16, 0).decode())[0])
+        except (ValueError, TypeError):
             epochs = {}  # new, or not whole after a power cut
         if epochs.get(task_id, 0) > epoch:
             raise LeaseLost(f"epoch {epochs[task_id]} of task {task_id} has been here; epoch {epoch} may not act")

@@ -80,7 +80,7 @@ def test_doctor_finds_a_whole_station_whole(calyx: Console, layout: Layout) -> N
     value = calyx.json("doctor")
     assert value["ok"] is True
     assert set(answers(value)) == {
-        "python", "ports", "disk", "permissions", "clock", "cgroup", "psi", "gpu", "docker", "integrity",
+        "python", "ports", "disk", "permissions", "clock", "cgroup", "psi", "gpu", "docker", "integrity", "notify",
     }  # fmt: skip
 
 

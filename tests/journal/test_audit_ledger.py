@@ -18,7 +18,7 @@ from chassis.ledger import check_ledger
 from chassis.signing import load_key, seal
 
 TRIALS = 1000
-LINES = 60
+LINES = 24
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def layout(tmp_path: Path) -> Layout:
     return made
 
 
-def chain_of(path: Path, lines: int, segment_bytes: int = 2000) -> Audit:
+def chain_of(path: Path, lines: int, segment_bytes: int = 1200) -> Audit:
     clock = VirtualClock()
     audit = Audit(path, clock, path.stem, segment_bytes=segment_bytes)
     for number in range(lines):

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from chassis.clock import VirtualClock
 from chassis.errors import Drifted, LeaseLost, NotFound, Refused, Unavailable
 from chassis.journal import Journal, consent_within
+from chassis.journal.targets import Locks
 
 FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None  # what a power cut does is not looked at here
 PACK = {"gzip": gzip.compress, "xz": lzma.compress, "zstd": zstandard.ZstdCompressor().compress}
@@ -503,3 +504,16 @@ def test_across_file_systems_contents_are_copied_and_restored_just_the_same(
         if yard.journal.can_undo("t1")[0]:
             yard.journal.undo("t1")
     assert tree(other_file_system) == before
+
+
+def test_a_fence_whose_record_keeps_the_end_of_a_longer_one_still_holds(tmp_path: Path) -> None:
+    locks, target = Locks(tmp_path, VirtualClock()), tmp_path / "target"
+    with locks.held([target], "t-1", 2):
+        pass
+    (record,) = [path for path in tmp_path.iterdir() if path.stat().st_size]
+    with record.open("ab") as file:
+        file.write(b'old-task",7]]')  # a holder was killed between writing a shorter record and cutting the file
+    with pytest.raises(LeaseLost), locks.held([target], "t-1", 1):
+        pass
+    with locks.held([target], "t-1", 3):
+        pass
