@@ -47,7 +47,7 @@ down: $(VENV)/.run-stamp
 
 # Two at a time, each file in one process: stations and clocks of a file are shared by its tests.
 test: setup
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: check-lint check-types check-imports check-protos check-locks check-compose
 	@echo "check: all good"

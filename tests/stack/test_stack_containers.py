@@ -68,7 +68,9 @@ def test_only_the_broker_has_the_docker_socket_and_it_has_no_network(stack: Stac
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_sees_its_own_secrets_only_and_can_not_change_them(stack: Stack, service: str) -> None:
     files = set(sh("docker", "exec", f"{stack.project}-{service}-1", "ls", "/run/calyx-secrets").split())
-    assert files == {f"{service}.token", "callers.json"} | ({"grant.key"} if service == "cbo" else set())
+    assert files == {f"{service}.token", "callers.json"} | {"cbo": {"grant.key"}, "memory": {"memory.key"}}.get(
+        service, set()
+    )
     secrets = [m for m in stack.container(service)["Mounts"] if m["Destination"] == "/run/calyx-secrets"]
     assert [mount["RW"] for mount in secrets] == [False]
 
