@@ -69,8 +69,9 @@ class Dispatcher:
 
     def _write(self) -> None:
         while self._unwritten:
-            entry = self._unwritten.pop(0)
+            entry = self._unwritten[0]
             self._bridge.store.run("gate_entry_insert", iso(entry.at), entry.task, json.dumps(entry.to_json()))
+            del self._unwritten[0]  # not before: a full disk must not lose what the gates were asked
 
     def _note(self, entry: Entry) -> None:
         self._count(entry)

@@ -1,4 +1,5 @@
-"""Exact scan of a float32 matrix in RAM: no neighbour is ever lost. The embedded default."""
+"""Exact scan of a float32 matrix in RAM: no neighbour is ever lost. For the virtual station, and as the measure
+of the other indexes."""
 
 import threading
 from collections.abc import Iterable, Sequence

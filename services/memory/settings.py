@@ -15,7 +15,9 @@ class MemorySettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="CALYX_MEMORY_", frozen=True, extra="forbid", protected_namespaces=())
 
     index: Literal["exact", "chroma"] = Field(
-        "exact", description="Vector index: exact scan in memory, or Chroma (needs the extra memory-chroma)."
+        "exact",
+        description="Vector index: a scan of 8-bit codes in memory, scored exactly from the store, or Chroma "
+        "(needs the extra memory-chroma).",
     )
     model_dir: Path | None = Field(
         None, description="Folder with your own model.onnx and tokenizer.json; unset: the packaged MiniLM."
