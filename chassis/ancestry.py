@@ -20,6 +20,9 @@ UNKNOWN = (
     "(`calyx stop`, `calyx task cancel`)"
 )
 
+LOOKS = 5
+"""The tables of /proc are no snapshot: a row can be missed, an ancestor can end. It is looked again."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
@@ -46,16 +49,19 @@ class Lineage:
         found = parse_peer(peer)
         if not holders or found is None:
             return ""
-        pids = self._owners(found)
-        if not pids:
-            return UNKNOWN
-        for pid in pids:
-            for ancestor in self._line(pid):
-                if ancestor in holders:
-                    return (
-                        f"process {pid} runs beneath a governed program (process {ancestor[0]}); a person decides this"
-                    )
-        return ""
+        for _ in range(LOOKS):
+            pids = self._owners(found)
+            lines = {pid: self._line(pid) for pid in pids}
+            for pid, line in lines.items():
+                for ancestor in line:
+                    if ancestor in holders:
+                        return (
+                            f"process {pid} runs beneath a governed program (process {ancestor[0]}); "
+                            "a person decides this"
+                        )
+            if lines and all(lines.values()):
+                return ""
+        return UNKNOWN
 
     def _holders(self) -> Iterator[tuple[int, int]]:
         """(pid, start_ticks) of everybody who holds a claim."""
@@ -68,14 +74,15 @@ class Lineage:
 
     def _owners(self, peer: Peer) -> list[int]:
         """The processes that hold the peer's socket."""
-        inode = self._inode(peer)
-        if inode is None:
+        wanted = {f"socket:[{inode}]" for inode in self._inodes(peer)}
+        if not wanted:
             return []
-        wanted = f"socket:[{inode}]"
         return [int(each.name) for each in self.proc.iterdir() if each.name.isdigit() and _has_open(each, wanted)]
 
-    def _inode(self, peer: Peer) -> int | None:
+    def _inodes(self, peer: Peer) -> set[int]:
+        """The sockets at this end. More than one may have the port: connections elsewhere, and ended ones (inode 0)."""
         wanted = {f"{form}:{peer.port:04X}" for form in _forms(peer.address)}
+        found = set()
         for table in ("tcp", "tcp6"):
             try:
                 lines = (self.proc / "self" / "net" / table).read_text().splitlines()[1:]
@@ -84,31 +91,31 @@ class Lineage:
             for line in lines:
                 fields = line.split()
                 if fields[1] in wanted:
-                    return int(fields[9])
-        return None
+                    found.add(int(fields[9]))
+        return found - {0}
 
-    def _line(self, pid: int) -> Iterator[tuple[int, int]]:
-        """(pid, start_ticks) of a process and of all above it."""
-        seen: set[int] = set()
-        while pid > 0 and pid not in seen:
-            seen.add(pid)
+    def _line(self, pid: int) -> list[tuple[int, int]]:
+        """(pid, start_ticks) of a process and of all above it; empty if one of them ended while it was looked at."""
+        line: list[tuple[int, int]] = []
+        while pid > 0:
             try:
                 after = (self.proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
             except OSError:
-                return
-            yield pid, int(after[19])
+                return []
+            line.append((pid, int(after[19])))
             pid = int(after[1])
+        return line
 
 
-def _has_open(process: Path, wanted: str) -> bool:
-    """Whether one of its file descriptors is this; no for one that has ended or is not ours to look into."""
+def _has_open(process: Path, wanted: set[str]) -> bool:
+    """Whether one of its file descriptors is among these; no for one that has ended or is not ours to look into."""
     try:
         names = os.listdir(process / "fd")  # noqa: PTH208 — names only
     except OSError:
         return False
     for name in names:
         with contextlib.suppress(OSError):  # closed meanwhile
-            if os.readlink(process / "fd" / name) == wanted:  # noqa: PTH115 — as text, it is no path
+            if os.readlink(process / "fd" / name) in wanted:  # noqa: PTH115 — as text, it is no path
                 return True
     return False
 

@@ -109,6 +109,29 @@ def test_a_pid_that_was_given_out_again_is_not_taken_for_the_holder(door: Door) 
     process.communicate()
 
 
+def test_an_ended_connection_with_the_same_port_does_not_hide_the_caller(door: Door) -> None:
+    """A client's port is used again for another server; the row of the first stays a minute, with inode 0."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        first = socket.socket()
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        first.bind(("127.0.0.1", 0))
+        port = first.getsockname()[1]
+        first.connect(other.getsockname())
+        first.close()  # it closes first, so the row that stays is at its end
+        other.accept()[0].close()
+    with socket.socket() as caller:
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        caller.bind(("127.0.0.1", port))
+        caller.connect(("127.0.0.1", door.port))
+        came, peer = door.peer()
+        rows = Path("/proc/self/net/tcp").read_text().splitlines()[1:]
+        ours = [row.split() for row in rows if row.split()[1] == f"0100007F:{port:04X}"]
+        assert sorted(int(row[9]) == 0 for row in ours) == [False, True], ours
+        door.holds(os.getpid())
+        assert "beneath a governed program" in Lineage(door.claimed).refusal(peer)
+        came.close()
+
+
 def test_a_caller_that_can_not_be_found_is_refused_while_a_governed_program_runs(door: Door) -> None:
     door.holds(os.getpid())
     assert Lineage(door.claimed).refusal("ipv4:127.0.0.1:1") == UNKNOWN
