@@ -66,6 +66,8 @@ def iso(moment: datetime) -> str:
     """ISO 8601 in UTC with microseconds and `Z`, the one form every record uses."""
     if moment.tzinfo is None:
         raise ValueError("a naive time has no place in a record")
+    if moment.tzinfo is UTC:
+        return moment.isoformat(timespec="microseconds")[:-6] + "Z"
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 

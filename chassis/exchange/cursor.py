@@ -12,7 +12,8 @@ FEW = 256
 class Cursor:
     """The rule: what is left of the last listing is used up before the folder is listed again, unless few are left.
 
-    So a small folder is always taken in order; in a large one a newcomer waits behind those listed before it.
+    So a small folder is taken in order while nobody else takes from it; in a large one a newcomer waits behind those
+    listed before it.
     Higher priorities lie in folders of their own, which are asked first.
     """
 
@@ -32,3 +33,8 @@ class Cursor:
                     return
                 name = self._left.popleft()
             yield name
+
+    def skip(self) -> None:
+        """Another claimer was faster, and goes on through the same names: begin in the middle of those left."""
+        with self._lock:
+            self._left.rotate(-(len(self._left) // 2))

@@ -67,24 +67,42 @@ class Custody:
         if not TASK_ID.fullmatch(pool) or not TASK_ID.fullmatch(worker):
             raise InvalidInput("a pool and a worker are named like task ids")
         claims: list[Claim] = []
-        stopped: bool | None = None
         if len(self._no_undo) > 200_000:
             self._no_undo.clear()
         for priority in self._folder.priorities(pool):
             folder = f"{self._at}/ready/{pool}/{priority}"
-            for name in self._cursors.setdefault(folder, Cursor(folder)).names():
-                if stopped is None:
-                    stopped = self._kill_switch.engaged()
-                if stopped and name in self._no_undo:
-                    continue
-                place = self._folder.parse("ready", f"{folder}/{name}")
-                if place is None:
-                    self._folder.set_aside(f"{folder}/{name}", "its name is no task's")
-                elif not stopped or self._is_undo(place):
-                    claims += self._take(place, pool, worker, holder)
-                    if len(claims) >= n:
-                        return claims
+            cursor = self._cursors.setdefault(folder, Cursor(folder))
+            free = self._free(folder, cursor)
+            while taken := self._grab(free, cursor, worker, n - len(claims)):
+                claims += self._judge(taken, pool, priority, worker, holder)
+            if len(claims) >= n:
+                break
         return claims
+
+    def _free(self, folder: str, cursor: Cursor) -> Iterator[Place]:
+        """What may be taken from a ready folder now."""
+        stopped: bool | None = None
+        for name in cursor.names():
+            if stopped is None:
+                stopped = self._kill_switch.engaged()
+            if stopped and name in self._no_undo:
+                continue
+            place = self._folder.parse("ready", f"{folder}/{name}")
+            if place is None:
+                self._folder.set_aside(f"{folder}/{name}", "its name is no task's")
+            elif not stopped or self._is_undo(place):
+                yield place
+
+    def _grab(self, free: Iterator[Place], cursor: Cursor, worker: str, room: int) -> list[Place]:
+        """Moved one right after the other, to be looked into afterwards: so others seldom try for the same ones."""
+        taken: list[Place] = []
+        while len(taken) < room and (place := next(free, None)) is not None:
+            mine = self._move(place, worker)
+            if mine is not None:
+                taken.append(mine)
+            else:
+                cursor.skip()
+        return taken
 
     def claim_one(self, pool: str, worker: str, task_id: TaskId, holder: Holder | None = None) -> list[Claim]:
         """That very task, if it is ready in this pool."""
@@ -97,7 +115,8 @@ class Custody:
         place = Place(state="ready", task_id=task_id, epoch=epoch, path=self._folder.ready(manifest, epoch))
         if not there(place.path) or (self._kill_switch.engaged() and not self._is_undo(place)):
             return []
-        return self._take(place, pool, worker, holder)
+        mine = self._move(place, worker)
+        return self._judge([mine], pool, place.folder, worker, holder) if mine is not None else []
 
     def _is_undo(self, place: Place) -> bool:
         try:
@@ -108,42 +127,52 @@ class Custody:
             self._no_undo.add(name_of(place.path))
         return undo
 
-    def _take(self, place: Place, pool: str, worker: str, holder: Holder | None) -> list[Claim]:
+    def _move(self, place: Place, worker: str) -> Place | None:
+        """Into the worker's folder; None if somebody was faster."""
         self._alive(worker)
         mine = self._folder.claimed(worker, place.task_id, place.epoch)
         try:
             move_into(place.path, mine)
         except FileNotFoundError:
-            return []
+            return None
         except FileExistsError:
             self._folder.set_aside(place.path, "a second file of a task that is being worked on")
-            return []
-        taken = Place(state="claimed", task_id=place.task_id, epoch=place.epoch, path=mine)
-        manifest = self.genuine(taken, pool)
-        if manifest is None:
-            return []
-        if manifest.priority != int(place.folder[1:]):
-            self.bury(taken, "found under another priority than its own")
-            return []
-        if self.expired(manifest):
-            self.answer(taken, manifest, "expired", "its time ran out before anyone took it")
-            return []
-        if holder is not None:
-            remove(taken.beside("holder"))
-            write_new(taken.beside("holder"), canonical_json(asdict(holder)))
-            self._beside.add(mine)
-        return [Claim(manifest=manifest, epoch=place.epoch, worker=worker)]
-
-    def genuine(self, place: Place, pool: str | None = None) -> Manifest | None:
-        """The task's manifest; None when it is none, which then lies among the dead with the reason."""
-        try:
-            return self._folder.genuine(place, pool)
-        except FileNotFoundError:
             return None
-        except Ungranted as unfit:
-            self.bury(place, str(unfit))
-        except Unfit as unfit:
-            self._folder.set_aside(place.path, str(unfit))
+        return Place(state="claimed", task_id=place.task_id, epoch=place.epoch, path=mine)
+
+    def _judge(
+        self, taken: Sequence[Place], pool: str, priority: str, worker: str, holder: Holder | None
+    ) -> list[Claim]:
+        """Those of the moved that are tasks to be done now; what is not goes where it belongs."""
+        claims: list[Claim] = []
+        for place, found in zip(taken, self._folder.genuine_all(taken, pool), strict=True):
+            manifest = self._believed(place, found)
+            if manifest is None:
+                continue
+            if manifest.priority != int(priority[1:]):
+                self.bury(place, "found under another priority than its own")
+                continue
+            if self.expired(manifest):
+                self.answer(place, manifest, "expired", "its time ran out before anyone took it")
+                continue
+            if holder is not None:
+                remove(place.beside("holder"))
+                write_new(place.beside("holder"), canonical_json(asdict(holder)))
+                self._beside.add(place.path)
+            claims.append(Claim(manifest=manifest, epoch=place.epoch, worker=worker))
+        return claims
+
+    def genuine(self, place: Place) -> Manifest | None:
+        """The task's manifest; None when it is none, which then lies among the dead with the reason."""
+        return self._believed(place, self._folder.genuine_all([place])[0])
+
+    def _believed(self, place: Place, found: Manifest | Unfit | FileNotFoundError) -> Manifest | None:
+        if isinstance(found, Manifest):
+            return found
+        if isinstance(found, Ungranted):
+            self.bury(place, str(found))
+        elif isinstance(found, Unfit):
+            self._folder.set_aside(place.path, str(found))
         return None
 
     def bury(self, place: Place, reason: str) -> None:
