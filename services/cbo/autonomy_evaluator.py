@@ -7,7 +7,7 @@ and what would change it out.
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from chassis.domains import Level
@@ -100,8 +100,9 @@ class Standing:
         return math.exp(self.evidence_ln)
 
     def to_json(self) -> dict[str, Any]:
-        lists = {name: list(getattr(self, name)) for name in _LISTS}
-        return {**asdict(self), **lists, "level": int(self.level)}
+        plain = {name: getattr(self, name) for name in _FIELDS}
+        lists = {name: list(plain[name]) for name in _LISTS}
+        return {**plain, **lists, "level": int(self.level)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -112,6 +113,7 @@ class Standing:
         return cls(**{**known, **{name: tuple(known[name]) for name in _LISTS}, "level": Level(known["level"])})
 
 
+_FIELDS = tuple(each.name for each in fields(Standing))
 _LISTS = ("window", "failures", "demotions")
 
 

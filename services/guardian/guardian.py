@@ -250,7 +250,8 @@ class Guardian:
     def _mass(self) -> bool:
         """Whether more than half of the six are down (the guardian itself is one of them, and up)."""
         with self._lock:
-            return 2 * len(self._down()) > len(self._tracks) + 1
+            down = sum(track.outage is not None for track in self._tracks.values())
+            return 2 * down > len(self._tracks) + 1
 
     def _watch_mass(self) -> None:
         with self._lock:
