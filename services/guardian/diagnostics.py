@@ -191,7 +191,7 @@ class Diagnostics:
     def _databases(self) -> list[Path]:
         """One below the station's folder. By names: its folders hold thousands of files, and a glob looks at each."""
         found = []
-        for folder in self._layout.root.iterdir():
+        for folder in self._layout.root.glob("*"):
             try:
                 names = os.listdir(folder)  # noqa: PTH208 — thousands of names, a path for each costs ten times as much
             except (NotADirectoryError, PermissionError, FileNotFoundError):  # as a glob takes them
