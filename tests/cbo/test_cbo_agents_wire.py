@@ -152,7 +152,7 @@ def test_an_agents_token_opens_nothing_else(wire: Wire) -> None:
     for method in cbo_pb2.DESCRIPTOR.services_by_name["CboService"].methods:
         request = getattr(cbo_pb2, method.input_type.name)()
         with pytest.raises(PermissionDenied):
-            answer = getattr(cbo, method.name)(request, timeout=5)
+            answer = getattr(cbo, method.name)(request, timeout=20)
             next(iter(answer))  # of a stream
     with pytest.raises(Unauthenticated):  # any other server: it doesn't even know the token
         Callers.of_tokens({"operator": "operator-token"}).identify(f"Bearer {wire.tokens['scout']}")

@@ -107,7 +107,7 @@ def test_in_one_process_the_overview_comes_without_a_running_loop(tmp_path: Path
     made = bench(tmp_path / "station", busy(VirtualClock()), gather=in_turn)
     servicer = DashboardServicer(made.at.board, made.at.desk, made.at.links, InlineExecutor())
     stub = dashboard_pb2_grpc.DashboardServiceStub(LocalChannel({FULL_NAME: servicer}, "operator"))
-    answer = stub.GetOverview(dashboard_pb2.GetOverviewRequest(), timeout=1)
+    answer = stub.GetOverview(dashboard_pb2.GetOverviewRequest(), timeout=20)
     assert json.loads(answer.overview_json)["station"]["last_pulse"] == "bp-000000042"
     assert answer.at.ToDatetime(tzinfo=made.clock.now().tzinfo) == made.clock.now()
 
@@ -143,9 +143,9 @@ def test_overview_export_and_login_link_over_grpc(tmp_path: Path) -> None:
 
     def ask(stub: Any) -> Any:
         return (
-            stub.GetOverview(dashboard_pb2.GetOverviewRequest(), timeout=5),
-            stub.ExportDiagnostics(dashboard_pb2.ExportDiagnosticsRequest(), timeout=5),
-            stub.IssueLoginLink(dashboard_pb2.IssueLoginLinkRequest(), timeout=5),
+            stub.GetOverview(dashboard_pb2.GetOverviewRequest(), timeout=20),
+            stub.ExportDiagnostics(dashboard_pb2.ExportDiagnosticsRequest(), timeout=20),
+            stub.IssueLoginLink(dashboard_pb2.IssueLoginLinkRequest(), timeout=20),
         )
 
     overview, exported, link = on_the_wire(made, "operator", ask)
@@ -161,4 +161,4 @@ def test_only_the_operator_gets_logs_and_login_links(tmp_path: Path, method: str
     made = bench(tmp_path / "station", busy(VirtualClock()))
     request = getattr(dashboard_pb2, f"{method}Request")()
     with pytest.raises(PermissionDenied):
-        on_the_wire(made, "cbo", lambda stub: getattr(stub, method)(request, timeout=5))
+        on_the_wire(made, "cbo", lambda stub: getattr(stub, method)(request, timeout=20))

@@ -71,7 +71,7 @@ def stub_of(request: pytest.FixtureRequest, make_memory: Callable[..., Memory], 
         channel.close()
     asyncio.run_coroutine_threadsafe(running.stop(), loop).result(20)
     loop.call_soon_threadsafe(loop.stop)
-    thread.join(5)
+    thread.join()
     loop.close()
     executor.close()
 

@@ -23,7 +23,7 @@ def wire() -> Iterator[Wire]:
             channel.close()
         wire.stop()
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(5)
+        thread.join()
         loop.close()
         executor.close()
 

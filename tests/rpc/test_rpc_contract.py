@@ -24,7 +24,7 @@ def raising(error: BaseException) -> Any:
 
 def test_an_answer_arrives_as_it_was_given(side: Side) -> None:
     side.memory.behaviour = lambda request: pb.RecallResponse(floor=0.8, searched=len(request.objective))
-    answer = stub(side).Recall(pb.RecallRequest(objective="rotate"), timeout=5)
+    answer = stub(side).Recall(pb.RecallRequest(objective="rotate"), timeout=20)
     assert (answer.floor, answer.searched) == (0.8, 6)
 
 

@@ -18,7 +18,7 @@ def test_a_crashed_service_is_unavailable_and_is_found_again_when_it_returns() -
     with pytest.raises(Unavailable, match=MEMORY):
         stub.Stats(pb.StatsRequest())
     registry[MEMORY] = MemoryServicer(InlineExecutor())
-    stub.Stats(pb.StatsRequest(), timeout=1)
+    stub.Stats(pb.StatsRequest(), timeout=20)
     registry.clear()
     with pytest.raises(Unavailable):
         stub.Stats(pb.StatsRequest())

@@ -55,7 +55,7 @@ def test_a_service_serves_until_sigterm_and_then_ends_in_order(tmp_path: Path) -
             stub = health_pb2_grpc.HealthStub(channel)
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=20, wait_for_ready=True)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=5) as page:
+        with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=20) as page:
             assert b'calyx_build_info{service="memory",version="9.9.9"} 1.0' in page.read()
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=20)

@@ -30,7 +30,7 @@ def health(wire: Wire, service: str = "") -> int:
     assert wire.running is not None
     with grpc.insecure_channel(f"127.0.0.1:{wire.running.port}") as channel:
         request = health_pb2.HealthCheckRequest(service=service)
-        return int(health_pb2_grpc.HealthStub(channel).Check(request, timeout=5).status)
+        return int(health_pb2_grpc.HealthStub(channel).Check(request, timeout=20).status)
 
 
 def test_no_token_and_a_wrong_token_are_nobody(wire: Wire) -> None:
@@ -220,7 +220,7 @@ def test_a_request_that_is_no_message_is_answered_in_our_own_words(
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         call = channel.unary_stream(f"/{path}")
         with pytest.raises(grpc.RpcError) as caught:
-            list(call(b"\xff\xff\xff", metadata=metadata, timeout=5))
+            list(call(b"\xff\xff\xff", metadata=metadata, timeout=20))
     assert caught.value.code() is code
     assert "DecodeError" not in caught.value.details()
     assert wire.memory.calls == 0
@@ -234,13 +234,13 @@ def test_health_and_reflection_are_open_and_say_who_answers(wire: Wire) -> None:
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
-        answer, call = check.with_call(health_pb2.HealthCheckRequest(), timeout=5)
+        answer, call = check.with_call(health_pb2.HealthCheckRequest(), timeout=20)
         assert answer.status == SERVING
         about = {key: value for key, value in call.initial_metadata() if key.startswith("calyx-")}
         assert about == {"calyx-version": "1.2.3", "calyx-pid": "42"}
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        (listed,) = list(stub.ServerReflectionInfo(iter([request]), timeout=5))
+        (listed,) = list(stub.ServerReflectionInfo(iter([request]), timeout=20))
     assert MEMORY in {service.name for service in listed.list_services_response.service}
 
 
