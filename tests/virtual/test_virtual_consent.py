@@ -12,8 +12,7 @@ from calyx.cbo.v1.cbo_pb2_grpc import CboServiceStub
 from chassis import consent
 from chassis.domains import Level
 from services.cbo.tasks import Task
-from services.memory.minilm import MiniLM
-from tests.virtual.virtual_station import VirtualStation
+from tests.virtual.virtual_station import VirtualStation, packaged
 
 
 class Place:
@@ -21,7 +20,7 @@ class Place:
 
     def __init__(self, root: Path) -> None:
         self.station = VirtualStation(
-            root / "station", MiniLM.packaged(), seed="consent", interval_seconds=60.0, busy_hours=frozenset()
+            root / "station", packaged(), seed="consent", interval_seconds=60.0, busy_hours=frozenset()
         )
         self.station.layout.logs.mkdir(exist_ok=True)
         self.app = (root / "app").resolve()

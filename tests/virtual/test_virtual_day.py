@@ -29,8 +29,7 @@ from services.cbo.history import from_records
 from services.cbo.ladder_log import rebuild, standings_of
 from services.cbo.policy_desk import tried
 from services.cbo.time_machine import replay
-from services.memory.minilm import MiniLM
-from tests.virtual.virtual_station import Killed, VirtualStation
+from tests.virtual.virtual_station import Killed, VirtualStation, packaged
 
 HOURS = 24
 SEED = "a day"
@@ -91,7 +90,7 @@ def day() -> Iterator[Day]:
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     root = Path(tempfile.mkdtemp(prefix="calyx-day-", dir=base))
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    station = VirtualStation(root / "station", MiniLM.packaged(), seed=SEED, busy_hours=frozenset({6}))
+    station = VirtualStation(root / "station", packaged(), seed=SEED, busy_hours=frozenset({6}))
     try:
         yield live(station)
     finally:

@@ -27,8 +27,7 @@ from cli.main import main
 from cli.reach import Reach
 from services.dashboard.desk import Desk
 from services.dashboard.peers import connect_all
-from services.memory.minilm import MiniLM
-from tests.virtual.virtual_station import Killed, VirtualStation
+from tests.virtual.virtual_station import Killed, VirtualStation, packaged
 
 MOMENTS = 50
 BOUND_SECONDS = 2.0
@@ -46,7 +45,7 @@ class Watched(VirtualStation):
         self.commits: list[tuple[float, str]] = []
         self.hits: Counter[str] = Counter()
         self.rng = Rng.of("killswitch", "moments")
-        super().__init__(root, MiniLM.packaged(), seed="switch", interval_seconds=10.0, busy_hours=frozenset())
+        super().__init__(root, packaged(), seed="switch", interval_seconds=10.0, busy_hours=frozenset())
         self.fault = self.hit
         self.switch = KillSwitch(self.layout.kill_switch)
         self.engaged_at: float | None = None

@@ -10,11 +10,10 @@ import structlog
 from calyx.cbo.v1 import cbo_pb2
 from calyx.cbo.v1.cbo_pb2_grpc import CboServiceStub
 from calyx.common.v1 import common_pb2
-from virtual_station import Killed, VirtualStation
 
 from chassis.rng import Rng
 from services.governor.reproduce import again
-from services.memory.minilm import MiniLM
+from tests.virtual.virtual_station import Killed, VirtualStation, packaged
 
 PULSES = 26
 
@@ -23,7 +22,7 @@ PULSES = 26
 def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualStation]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     root: Path = tmp_path_factory.mktemp("replay") / "station"
-    made = VirtualStation(root, MiniLM.packaged(), seed="replay", busy_hours=frozenset())
+    made = VirtualStation(root, packaged(), seed="replay", busy_hours=frozenset())
     try:
         live(made)
         yield made

@@ -6,7 +6,7 @@ What is faked is the outside only: the machine's readings, the process manager, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from calyx.analytics.v1 import analytics_pb2_grpc
@@ -63,10 +63,17 @@ from services.memory import servicer as memory_wire
 from services.memory.embedding import Embedder
 from services.memory.exact import ExactIndex
 from services.memory.memory import Memory
+from services.memory.minilm import MiniLM
 from services.memory.store import Store
 
 AGENT_SECONDS = 10.0
 """How often agents look for work; on real time it is every second."""
+
+
+@cache
+def packaged() -> MiniLM:
+    """The packaged model, loaded once for every station of a process; it remembers nothing of what it embeds."""
+    return MiniLM.packaged()
 
 
 class Killed(BaseException):
