@@ -5,10 +5,12 @@ import pytest
 LONGEST = (
     "tests/virtual/test_virtual_day.py",
     "tests/embedded/",
-    "tests/examples/",
     "tests/run/test_governed_runs.py",
+    "tests/examples/",
     "tests/exchange/",
     "tests/memory/",
+    "tests/journal/",
+    "tests/virtual/",
     "tests/cbo/",
 )
 
