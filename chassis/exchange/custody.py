@@ -34,6 +34,9 @@ from chassis.exchange.moves import (
 from chassis.exchange.port import Claim, Holder
 from chassis.killswitch import KillSwitch
 
+FEW = 2
+"""So few folders are made sooner than a second thread is awake."""
+
 
 class Custody:
     """Claims and acks in the folder. `alive` is told each worker name before it holds anything."""
@@ -262,11 +265,17 @@ class Custody:
         return _Passed(index=index, ack=ack, held=held, done=done, pending=pending, body=body)
 
     def _promise(self, passed: Sequence["_Passed"], refused: list[CalyxError | OSError | None]) -> None:
+        def make_folders() -> None:
+            with contextlib.suppress(OSError):  # made again, and told, when the ack is published
+                for each in passed:
+                    make_folder(folder_of(self._folder.ack(each.ack.task_id)))
+
+        records, many = [Record(kind="A", body=each.body) for each in passed], len(passed) > FEW
         try:
-            with self._commits.promise([Record(kind="A", body=each.body) for each in passed]):
+            with self._commits.promise(records, make_folders if many else None):
                 for each in passed:
                     try:
-                        self._publish_ack(each.pending, each.ack, each.body)
+                        self._publish_ack(each.pending, each.ack, each.body, made=many)
                         if each.held in self._beside:
                             self._tidy(each.held)
                     except OSError as error:
@@ -283,10 +292,14 @@ class Custody:
             return AlreadyAcked(f"task {task_id} has its ack ({known.status}); this one was not recorded")
         return LeaseLost(f"task {task_id} is no longer held at epoch {epoch}; nothing was recorded")
 
-    def _publish_ack(self, pending: str, ack: Ack, body: bytes) -> None:
-        """What another process put beside the claim, or a mark to cancel it, is left to the next sweep."""
+    def _publish_ack(self, pending: str, ack: Ack, body: bytes, *, made: bool = False) -> None:
+        """What another process put beside the claim, or a mark to cancel it, is left to the next sweep.
+
+        `made`: its folder should be there.
+        """
         answer = self._folder.ack(ack.task_id)
-        make_folder(folder_of(answer))
+        if not made:
+            make_folder(folder_of(answer))
         while True:
             try:
                 move_into(pending, answer)

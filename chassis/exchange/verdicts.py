@@ -1,6 +1,5 @@
 """Grants checked side by side: a signature takes a tenth of a millisecond, in which Python is free for others."""
 
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,21 +11,16 @@ ALONE = 3
 
 
 class Verdicts:
-    """One helper, started when it is first of use. Whoever asks checks too, and never waits for a helper that did not
-    get to run, so that a machine without a free processor is no slower."""
+    """Whoever asks checks too, and waits for no helper that did not get to run: no slower without a free processor."""
 
     def __init__(self, valid: Callable[[Manifest], bool]) -> None:
         self._valid = valid
-        self._lock = threading.Lock()
-        self._helper: ThreadPoolExecutor | None = None
+        self._helper = ThreadPoolExecutor(1, "exchange-grants")
 
     def __call__(self, manifests: Sequence[Manifest]) -> list[bool]:
         """For each whether its grant is valid."""
         if len(manifests) <= ALONE:
             return [self._valid(each) for each in manifests]
-        with self._lock:
-            if self._helper is None:
-                self._helper = ThreadPoolExecutor(1, "exchange-grants")
         left = deque(enumerate(manifests))
         verdicts = [False] * len(manifests)
 
