@@ -4,7 +4,8 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +15,8 @@ from chassis.errors import Refused
 from chassis.layout import SERVICES, Layout
 
 LOOPBACK = "127.0.0.1"
+LOWEST_PORT, BLOCK = 20_000, 16
+"""Ports come in blocks: one that is a lock while a station starts, 13 for its listeners, two to spare."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +46,27 @@ class Endpoints:
         }
 
     @classmethod
-    def choose(cls, before: Mapping[str, Any], dashboard: int, supervisor: Path) -> Self:
+    def choose(
+        cls,
+        before: Mapping[str, Any],
+        dashboard: int,
+        supervisor: Path,
+        starting: contextlib.ExitStack | None = None,
+    ) -> Self:
         """The ports of the last start where they are still free, else free ones. Raises Refused for a busy dashboard.
 
-        All are held open until the last is chosen, so that no two are the same.
+        All are held open until the last is chosen, so that no two are the same. Until `starting` ends, no other
+        station chooses among the new ones: between this and a service's own bind they would be anybody's.
         """
         with contextlib.ExitStack() as held:
-            page = _take(held, dashboard) if dashboard else _again(held, str(before.get("dashboard", "")))
+            spare = _spare(held if starting is None else starting, held, str(supervisor))
+
+            def again(address: str) -> int:
+                port = address.rpartition(":")[2]
+                taken = _take(held, int(port)) if port.isdigit() else None
+                return next(spare) if taken is None else taken
+
+            page = _take(held, dashboard) if dashboard else again(str(before.get("dashboard", "")))
             if page is None:
                 raise Refused(
                     f"port {dashboard} is taken, so the dashboard can't be served; "
@@ -57,7 +74,7 @@ class Endpoints:
                 )
             services = before.get("services", {})
             ports = {
-                kind: {service: _again(held, services.get(service, {}).get(kind, "")) for service in SERVICES}
+                kind: {service: again(services.get(service, {}).get(kind, "")) for service in SERVICES}
                 for kind in ("grpc", "metrics")
             }
             return cls(grpc=ports["grpc"], metrics=ports["metrics"], dashboard=page, supervisor=supervisor)
@@ -87,12 +104,32 @@ class Endpoints:
         return told
 
 
-def _again(held: contextlib.ExitStack, address: str) -> int:
-    port = address.rpartition(":")[2]
-    taken = _take(held, int(port)) if port.isdigit() else None
-    again = taken if taken is not None else _take(held, 0)
-    assert again is not None, "the kernel has a free port"
-    return again
+def _spare(starting: contextlib.ExitStack, held: contextlib.ExitStack, name: str) -> Iterator[int]:
+    """The ports of a block in which nothing listens and no other station starts.
+
+    Below the range from which the kernel serves outgoing connections: one of these would else take the port of a
+    service that is down for a moment. Where there is no such block, whatever port is free.
+    """
+    blocks = max(0, _outgoing_from() - LOWEST_PORT) // BLOCK
+    for n in range(blocks):
+        base = LOWEST_PORT + (zlib.crc32(name.encode()) + n) % blocks * BLOCK
+        with contextlib.ExitStack() as lock, contextlib.ExitStack() as rest:
+            ports = [_take(lock, base), *(_take(rest, base + each) for each in range(1, BLOCK))]
+            free = [port for port in ports if port is not None]
+            if len(free) == BLOCK:
+                starting.push(lock.pop_all())
+                held.push(rest.pop_all())
+                yield from free[1:]
+                break
+    while port := _take(held, 0):
+        yield port
+
+
+def _outgoing_from() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:
+        return 32_768
 
 
 def _take(held: contextlib.ExitStack, port: int) -> int | None:

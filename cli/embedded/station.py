@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def start(layout: Layout, clock: Clock, *, port: int, pulse_seconds: float, prog
     ground.check_interval(pulse_seconds)
     ground.check_port(port)
     ground.check_folder(layout)
-    with ground.only_one(layout):
+    with ground.only_one(layout), ExitStack() as starting:
         if running(layout) is not None:
             raise Refused(f"the station in {layout.root} is running already; `calyx status` shows it")
         if left := ground.processes(layout):
@@ -61,7 +61,7 @@ def start(layout: Layout, clock: Clock, *, port: int, pulse_seconds: float, prog
         found_station(layout, clock, RandomIds())
         before = endpoints(layout)
         socket = supervisord.choose_socket(layout, str(before.get("supervisor", "")))
-        chosen = Endpoints.choose(before, port, socket)
+        chosen = Endpoints.choose(before, port, socket, starting)
         chosen.write(layout)
         layout.logs.mkdir(mode=0o700, exist_ok=True)
         conf = supervisord.write_conf(layout)

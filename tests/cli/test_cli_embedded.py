@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,17 @@ def test_ports_are_kept_while_free_and_all_different(tmp_path: Path, taken: int)
     moved = Endpoints.choose(before, 0, tmp_path / "s")
     assert moved.grpc["cbo"] != taken
     assert {**moved.grpc, "cbo": 0} == {**first.grpc, "cbo": 0}
+
+
+def test_stations_that_start_at_once_get_ports_of_their_own_out_of_the_kernels_reach(tmp_path: Path) -> None:
+    lowest_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    chosen = []
+    with ExitStack() as starting:
+        for _ in range(3):  # of one name, so that all begin at one block; none of their services listens yet
+            found = Endpoints.choose({}, 0, tmp_path / "s", starting)
+            chosen += [*found.grpc.values(), *found.metrics.values(), found.dashboard]
+    assert len(set(chosen)) == 3 * 13
+    assert lowest_outgoing < 20_100 or max(chosen) < lowest_outgoing
 
 
 def test_endpoints_are_written_for_the_owner_in_the_agreed_shape(tmp_path: Path) -> None:
