@@ -8,19 +8,24 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from cli.embedded.endpoints import Endpoints
+
 HERE = Path(__file__).parent
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+@pytest.fixture
+def free(tmp_path: Path) -> Iterator[tuple[int, int]]:
+    """Two ports that no other test and no outgoing connection takes before the service has bound them."""
+    with ExitStack() as ours:
+        found = Endpoints.choose({}, 0, tmp_path, ours)
+        yield found.grpc["memory"], found.metrics["memory"]
 
 
 def start(station: Path, listen: int, metrics: int) -> subprocess.Popen[str]:
@@ -47,8 +52,8 @@ def taken() -> Iterator[int]:
         yield int(sock.getsockname()[1])
 
 
-def test_a_service_serves_until_sigterm_and_then_ends_in_order(tmp_path: Path) -> None:
-    port, metrics = free_port(), free_port()
+def test_a_service_serves_until_sigterm_and_then_ends_in_order(tmp_path: Path, free: tuple[int, int]) -> None:
+    port, metrics = free
     process = start(tmp_path, port, metrics)
     try:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -68,8 +73,10 @@ def test_a_service_serves_until_sigterm_and_then_ends_in_order(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("which", ["grpc", "metrics"])
-def test_a_busy_port_is_one_clear_line_and_status_one(tmp_path: Path, taken: int, which: str) -> None:
-    ports = (taken, free_port()) if which == "grpc" else (free_port(), taken)
+def test_a_busy_port_is_one_clear_line_and_status_one(
+    tmp_path: Path, taken: int, free: tuple[int, int], which: str
+) -> None:
+    ports = (taken, free[1]) if which == "grpc" else (free[0], taken)
     process = start(tmp_path, *ports)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 1

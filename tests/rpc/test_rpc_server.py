@@ -257,7 +257,7 @@ def test_connect_uses_the_callers_own_token_and_the_stations_address(wire: Wire,
 
 def test_a_port_that_nobody_serves_is_unavailable() -> None:
     with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
+        sock.bind(("127.0.0.1", 0))  # ours, so nobody else's; nothing listens on it
         port = sock.getsockname()[1]
-    with open_channel(f"127.0.0.1:{port}", "t", clock=VirtualClock()) as channel, pytest.raises(Unavailable):
-        memory_pb2_grpc.MemoryServiceStub(channel).Stats(pb.StatsRequest())
+        with open_channel(f"127.0.0.1:{port}", "t", clock=VirtualClock()) as channel, pytest.raises(Unavailable):
+            memory_pb2_grpc.MemoryServiceStub(channel).Stats(pb.StatsRequest())
