@@ -47,9 +47,10 @@ up: $(VENV)/.run-stamp
 down: $(VENV)/.run-stamp
 	@$(BIN)/calyx down $(ARGS)
 
-# Two at a time, each file in one process: stations and clocks of a file are shared by its tests.
+# Three at a time on two cores, for a quarter of the time is waiting for real processes. Each file in one process:
+# stations and clocks of a file are shared by its tests.
 test: setup
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: check-lint check-types check-imports check-protos check-locks check-compose
 	@echo "check: all good"
