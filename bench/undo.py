@@ -97,6 +97,7 @@ def run(
         "sequences": len(found),
         "tasks": sum(len(each.steps) for each in found),
         "kills": sum(each.kills for each in found),
+        "undos_undone": sum(each.redone for each in found),
         "drifts_refused": sum(each.drifts for each in found),
         "by_kind": dict(sorted(Counter(name for each in found for name in each.steps).items())),
         "seconds": round(time.perf_counter() - began, 1),

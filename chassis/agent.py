@@ -105,7 +105,7 @@ class Agent:
     def __init__(self, worker: Worker, journal: Journal, clock: Clock, drilled: Path | None = None) -> None:
         self._worker, self._journal, self._clock, self._drilled = worker, journal, clock, drilled
         self._drill_at: float | None = clock.monotonic()
-        self._pruned_at = clock.monotonic()
+        self._prune_at = clock.monotonic()  # at once: what grew before a restart is bounded too
         self._vain = 0
 
     def rest(self, seconds: float) -> bool:
@@ -135,8 +135,8 @@ class Agent:
                 self._drill_at = None
         if self._worker.step():
             self._vain = 0
-        if self._clock.monotonic() - self._pruned_at >= PRUNE_SECONDS:
-            self._pruned_at = self._clock.monotonic()
+        if self._clock.monotonic() >= self._prune_at:
+            self._prune_at = self._clock.monotonic() + PRUNE_SECONDS
             for task_id in self._journal.prune(KEPT_BYTES, KEPT_FOR):
                 log.info("can no longer be undone: its kept contents were dropped", task=task_id)
 

@@ -295,14 +295,15 @@ class Worker:
         if claim.epoch > 1 and self._journal.status(task.undo_of).state == "undone":
             return made.ack("undone", "it was undone before a crash kept this answer back")
         after = [each for each in task.params.get("after", "").split(",") if each]
-        report = self._journal.undo(task.undo_of, dry_run=task.params.get("dry_run") == "true", after=after)
+        dry_run = task.params.get("dry_run") == "true"
+        report = self._journal.undo(task.undo_of, dry_run=dry_run, after=after, by="" if dry_run else task.task_id)
         self._fault("undone")
         made.applied = report.done
         return made.ack(
             "undone",
             report.detail,
             files_changed=len(report.steps) if report.done else 0,
-            effects=tuple({"step": step} for step in report.steps),
+            effects=tuple({"step": step, **({"kept": True} if report.redoable else {})} for step in report.steps),
         )
 
     def _scratch(self, task_id: str) -> Path:

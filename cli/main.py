@@ -38,6 +38,7 @@ NOUNS: Mapping[str, tuple[str, ...]] = {
     "objectives": ("objective",),
     "pulses": ("pulse",),
     "tasks": ("task", "undo"),
+    "journal": ("journal",),
     "inbox": ("inbox",),
     "notify": ("notify",),
     "ladder": ("ladder",),

@@ -20,6 +20,7 @@ from chassis.journal.recovery import drop_strays, settle
 from chassis.journal.targets import (
     Consent,
     Locks,
+    attributes,
     dress,
     like,
     real_target,
@@ -46,7 +47,6 @@ class JournaledEffects:
         self._log, self._locks, self._consent, self._guard = log, locks, consent, guard
         self._epoch, self._fault, self._n = epoch, fault, next_n
         self._changed: set[str] = set()
-        self._promised = False
         self._seen: dict[Path, tuple[Json, int]] = {}
 
     @property
@@ -67,6 +67,7 @@ class JournaledEffects:
                 fsync_dir(folder.parent)
             self._stage(source, tmp, {"mode": mode, "uid": os.geteuid(), "gid": os.getegid()})
             self._place(target, lambda: _move_new(tmp, target), plain=True)
+            self._remember_made(target, after)
 
     def replace(self, target: Path, source: Path, *, expect_sha256: str | None = None) -> None:
         target = self._allowed(target)
@@ -163,6 +164,13 @@ class JournaledEffects:
         if (info.st_ino, info.st_size, info.st_mtime_ns) == (found["ino"], found["size"], found["mtime_ns"]):
             self._seen[path] = ({**found, "mode": stat.S_IMODE(info.st_mode)}, info.st_ctime_ns)
 
+    def _remember_made(self, path: Path, given: Json) -> None:
+        """What was read of the source, now that it is here: under the same inode, or as a copy of our own."""
+        info = path.lstat()
+        if info.st_size == given["size"] and not attributes(path):
+            found = {**given, "mode": stat.S_IMODE(info.st_mode), "uid": info.st_uid, "gid": info.st_gid}
+            self._seen[path] = ({**found, "mtime_ns": info.st_mtime_ns, "ino": info.st_ino}, info.st_ctime_ns)
+
     def _source(self, source: Path) -> Json:
         if source.is_symlink():
             raise Refused(f"{source.name} is a link; give the finished file")
@@ -189,14 +197,10 @@ class JournaledEffects:
     def _intend(self, op: str, target: Path, before: Json | None, after: Json | None, **more: Any) -> Path:
         tmp = self._sibling(target)
         self._fault(f"{op}.before_intent")
-        record = self._log.append if self._promised else self._log.promise
-        record(
-            "intent", n=self._n, epoch=self._epoch, op=op, target=str(target), before=before, after=after, tmp=str(tmp),
+        self._log.promise(
+            n=self._n, epoch=self._epoch, op=op, target=str(target), before=before, after=after, tmp=str(tmp),
             **more,
         )  # fmt: skip
-        self._promised = True
-        if before is not None:
-            fsync_dir(self._log.pre)
         self._fault(f"{op}.intended")
         return tmp
 

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from chassis.atomic import read_json, write_json
 from chassis.canonical import Json
 from chassis.clock import Clock, iso, parse_iso
 from chassis.errors import CalyxError, NotFound, Refused
 from chassis.exchange.moves import names, spread
 from chassis.journal import undo as way_back
 from chassis.journal import watched
+from chassis.journal.boot import boot_id, keeps_order
 from chassis.journal.effects import Fault, Guard, JournaledEffects
 from chassis.journal.extents import stored_bytes
-from chassis.journal.records import State, TaskJournal, TaskLog
+from chassis.journal.records import Entry, State, TaskJournal, TaskLog
 from chassis.journal.recovery import drop_strays, settle
 from chassis.journal.survey import Bounds
 from chassis.journal.targets import Consent, Locks
@@ -28,6 +30,8 @@ class UndoReport:
     done: bool
     detail: str
     steps: tuple[str, ...] = ()
+    redoable: bool = False
+    """The undo can be undone in its turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,16 @@ class Usage:
     tasks: int
     kept_bytes: int
     oldest: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A task that ended, and what is kept of what was there before it."""
+
+    task_id: str
+    ended_at: datetime
+    kept_bytes: int
+    undoable: bool
 
 
 class Session(JournaledEffects):
@@ -94,10 +108,26 @@ class Journal:
         for name in (".locks", ".open"):
             (root / name).mkdir(mode=0o700, exist_ok=True)
         spread(root)
+        self._in_order = keeps_order(root)
+        self._after_boot()
         self._locks = Locks(root / ".locks", clock)
 
     def _log(self, task_id: str) -> TaskLog:
-        return TaskLog(self._root, task_id, self._clock)
+        return TaskLog(self._root, task_id, self._clock, in_order=self._in_order)
+
+    def _after_boot(self) -> None:
+        """Under another boot id a power cut may have taken marks away: see `chassis.journal.boot`. Safe to repeat."""
+        file, boot = self._root / ".boot", boot_id()
+        with contextlib.suppress(OSError, ValueError):
+            if boot and read_json(file) == boot:
+                return
+        for task_id in names(self._root):
+            if not task_id.startswith("."):
+                log = self._log(task_id)
+                journal = log.read()
+                if journal.state in ("open", "undoing") or not journal.settled:
+                    log.mark()
+        write_json(file, boot, mode=0o600, durable=False)  # lost or torn, it is another id
 
     @contextlib.contextmanager
     def session(self, task_id: str, epoch: int, guard: Guard) -> Iterator[Session]:
@@ -155,10 +185,12 @@ class Journal:
         """Cheap: what the records say. `undo(dry_run=True)` looks at the world as well."""
         return _undoable(self._log(task_id).read())
 
-    def undo(self, task_id: str, dry_run: bool = False, after: Sequence[str] = ()) -> UndoReport:
+    def undo(self, task_id: str, dry_run: bool = False, after: Sequence[str] = (), by: str = "") -> UndoReport:
         """Restore byte-identical content, mode and owner. Raises Drifted (nothing touched), Refused, NotFound.
 
-        A dry run may name later tasks whose undo it takes for done already (`after`, newest first).
+        A dry run may name later tasks whose undo it takes for done already (`after`, newest first). `by` is the
+        undo's own task: what it changes is kept under that id, so that `undo(by)` puts it back. Where it can't be
+        kept (too much, in use, no room) the undo goes on without, and the report says so.
         """
         log = self._log(task_id)
         journal = log.read()
@@ -182,8 +214,41 @@ class Journal:
             steps = way_back.check(log, standing, seen)
             if dry_run:
                 return UndoReport(done=False, detail=f"{len(steps)} changes can be undone", steps=steps)
+            lost = self._keep_for_redo(log, standing, by, journal.state) if by else ""
             self._way_back(log, journal)
-            return UndoReport(done=True, detail=f"{len(steps)} changes undone", steps=steps)
+            if by and not lost:
+                self._settle_undo(self._log(by))
+            said = f"; this undo can't be undone: {lost}" if lost else ""
+            kept = bool(by) and not lost
+            return UndoReport(done=True, detail=f"{len(steps)} changes undone{said}", steps=steps, redoable=kept)
+
+    def _keep_for_redo(self, log: TaskLog, standing: Sequence[Entry], by: str, state: State) -> str:
+        """Watch the targets under the id of the undo's own task; empty, or why they can't be kept."""
+        own = self._log(by)
+        if own.folder.is_dir():
+            seen = own.read()
+            if state == "undoing" and seen.undoes == log.task_id:
+                return "" if not seen.settled else "it was begun before"
+            shutil.rmtree(own.folder)  # begun before a crash, when nothing had been undone
+        if state == "undoing":
+            return "it was begun before"
+        own.start()
+        own.append("begin", task_id=by, epoch=1, durable=False)
+        try:
+            watched.begin(own, _places(standing), Bounds(), undoes=log.task_id)
+        except (CalyxError, OSError) as error:
+            shutil.rmtree(own.folder, ignore_errors=True)
+            own.close()
+            return error.message if isinstance(error, CalyxError) else str(error)
+        self._fault("undo.kept")
+        return ""
+
+    def _settle_undo(self, own: TaskLog) -> None:
+        if not own.read().settled:
+            watched.settle(own)
+        self._fault("undo.settled")
+        own.append("finished", outcome={"status": "undone"})
+        own.close()
 
     def _way_back(self, log: TaskLog, journal: TaskJournal) -> None:
         if journal.state != "undoing":
@@ -197,8 +262,9 @@ class Journal:
     def recover(self) -> list[str]:
         """Settle what crashed processes left half done; what a living one works on is left alone. One line each."""
         lines: list[str] = []
-        for task_id in names(self._root / ".open"):
-            log = self._log(task_id)
+        logs = [self._log(task_id) for task_id in names(self._root / ".open")]
+        for log in sorted(logs, key=lambda each: bool(each.read().undoes)):  # an undo is looked at once it is over
+            task_id = log.task_id
             if not log.folder.is_dir():
                 log.close()
                 continue
@@ -218,18 +284,45 @@ class Journal:
                 yield settle(log, entry)
             if journal.state == "open" and journal.settled:
                 drop_strays(log)
-            if not journal.settled:
+            if journal.undoes:
+                yield from self._recover_undo(log, journal)
+            elif not journal.settled:
                 watched.settle(log)
                 found = len(log.read().standing)
                 log.append("finished", outcome={"status": "lost", "detail": "its holder ended before it answered"})
                 log.close()
                 yield f"its program was cut short; {found} changes are listed and can be undone"
-                return
-            if journal.state == "undoing":
+            elif journal.state == "undoing":
                 self._way_back(log, journal)
                 yield "the undo that was under way is finished"
             elif journal.state != "open":
                 log.close()
+
+    def _recover_undo(self, log: TaskLog, journal: TaskJournal) -> Iterator[str]:
+        if journal.state == "undoing":
+            self._way_back(log, journal)
+            yield "the undo that was under way is finished"
+        elif journal.state != "open":
+            log.close()
+        elif (state := self._log(journal.undoes).read().state) == "undone":
+            self._settle_undo(log)
+            yield f"the undo of {journal.undoes} is listed and can be undone"
+        elif state != "undoing":  # it never began: nothing to put back
+            shutil.rmtree(log.folder)
+            log.close()
+
+    def kept(self) -> tuple[Kept, ...]:
+        """Each ended task whose former contents are kept, oldest first."""
+        return tuple(
+            Kept(task_id=task_id, ended_at=at, kept_bytes=size, undoable=self.can_undo(task_id)[0])
+            for at, task_id, size in sorted(self._ended())
+        )
+
+    def dropped(self) -> tuple[tuple[str, str], ...]:
+        """Tasks that can no longer be undone because their contents were dropped, each with when and why."""
+        logs = [self._log(task_id).read() for task_id in names(self._root) if not task_id.startswith(".")]
+        gone = sorted((each.pruned_at, each.task_id, each.pruned) for each in logs if each.pruned)
+        return tuple((task_id, f"{task_id}: {reason}") for _, task_id, reason in gone)
 
     def usage(self) -> Usage:
         """How much is kept for undo, and how far back: what went before that can no longer be undone."""
@@ -251,7 +344,7 @@ class Journal:
                 ended.append((parse_iso(journal.ended_at), task_id, size))
         return ended
 
-    def prune(self, max_bytes: int, max_age: timedelta) -> list[str]:
+    def prune(self, max_bytes: int, max_age: timedelta, *, dry_run: bool = False) -> list[str]:
         """Drop the kept contents of ended tasks, oldest first, until both bounds hold; records stay.
 
         Returns the ids of tasks that can no longer be undone because of it.
@@ -261,10 +354,17 @@ class Journal:
         for at, task_id, size in sorted(ended):
             if now - at <= max_age and total <= max_bytes:
                 break
+            if dry_run:
+                total -= size
+                dropped.append(task_id)
+                continue
+            why = "age" if now - at > max_age else f"size: more than {max_bytes / 2**20:.0f} MiB were kept"
             log = self._log(task_id)
             with log.held() as ours:
                 if ours:
-                    log.append("pruned", reason=f"its kept contents were dropped on {iso(now)} to bound the journal")
+                    log.append(
+                        "pruned", reason=f"its kept contents were dropped on {iso(now)} to bound the journal ({why})"
+                    )
                     shutil.rmtree(log.pre, ignore_errors=True)
                     total -= size
                     dropped.append(task_id)
@@ -298,6 +398,12 @@ def _undoable(journal: TaskJournal) -> tuple[bool, str]:
     if not journal.standing and not journal.half_done:
         return False, f"task {journal.task_id} changed nothing"
     return True, f"{len(journal.standing)} changes"
+
+
+def _places(entries: Sequence[Entry]) -> list[Path]:
+    """Every path that an undo of these may touch, folders that a change had made among them."""
+    found = {Path(entry.intent[key]) for entry in entries for key in ("target", "to", "of") if entry.intent.get(key)}
+    return sorted(found | {Path(each) for entry in entries for each in entry.intent.get("dirs", ())})
 
 
 def _targets(journal: TaskJournal) -> list[Path]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from chassis.atomic import append_line, fsync_dir, read_json, whole_lines
 from chassis.canonical import Json, canonical_json
@@ -42,8 +42,11 @@ class TaskJournal:
     outcome: Json | None = None
     ended_at: str = ""
     pruned: str = ""
+    pruned_at: str = ""
     watched: tuple[str, ...] = ()
     """The folders of a program that knows nothing of the journal (`chassis.journal.watched`)."""
+    undoes: str = ""
+    """The task that this one, an undo, took back; `watched` are its targets then."""
     settled: bool = True
     """False while what such a program changed has not been listed."""
 
@@ -60,10 +63,11 @@ class TaskJournal:
 class TaskLog:
     """Reads and appends the records of one task under `<journal>/<task_id>/`."""
 
-    def __init__(self, root: Path, task_id: str, clock: Clock) -> None:
+    def __init__(self, root: Path, task_id: str, clock: Clock, *, in_order: bool = False) -> None:
+        """`in_order`: its file system syncs earlier names with each later record (`chassis.journal.boot`)."""
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,119}", task_id):
             raise InvalidInput(f"{task_id!r} is no task id")
-        self.task_id, self._clock = task_id, clock
+        self.task_id, self._clock, self._in_order = task_id, clock, in_order
         self.folder = root / task_id
         self._open_mark = root / ".open" / task_id
         self._path = self.folder / "records.jsonl"
@@ -86,6 +90,10 @@ class TaskLog:
         """Make the folder and the mark by which an unfinished task is found again."""
         for folder in (self.folder, self.pre):
             folder.mkdir(mode=0o700, exist_ok=True)
+        self.mark()
+
+    def mark(self) -> None:
+        """It is unfinished. Found again after the end of this process; after a power cut by its records."""
         self._open_mark.touch(mode=0o600)
 
     def close(self) -> None:
@@ -96,13 +104,15 @@ class TaskLog:
         line = canonical_json({"at": iso(self._clock.now()), "kind": kind, **facts})
         append_line(self._path, line, mode=0o600, durable=durable)
 
-    def promise(self, kind: str, **facts: object) -> None:
-        """`append`, and the mark is on the disk, too: from here on a crash finds it.
+    def promise(self, **facts: Any) -> None:
+        """The intent, on the disk with what was kept for it; only then may the change be made.
 
-        The record's own fsync takes its new folders with it on a journaling file system (ext4, xfs, btrfs).
+        The record's own sync takes with it the new folders on any journaling file system, and the names in `pre`
+        where it keeps the order.
         """
-        self.append(kind, durable=True, **facts)
-        fsync_dir(self._open_mark.parent)
+        if not self._in_order:
+            fsync_dir(self.pre)
+        self.append("intent", **facts)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[bool]:
@@ -143,6 +153,7 @@ class TaskLog:
                 by_number[n].committed = True
             elif kind == "watch":
                 journal.watched, journal.settled = tuple(record["roots"]), False
+                journal.undoes = record.get("undoes", "")
             elif kind == "settled":
                 changes = [Entry(n=each["n"], intent=each, committed=True) for each in read_json(self.after)]
                 by_number |= {entry.n: entry for entry in changes}
@@ -158,5 +169,5 @@ class TaskLog:
             elif kind == "undone":
                 journal.state, journal.ended_at, journal.outcome = "undone", record["at"], None
             elif kind == "pruned":
-                journal.pruned = record["reason"]
+                journal.pruned, journal.pruned_at = record["reason"], record["at"]
         return journal

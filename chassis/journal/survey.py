@@ -80,13 +80,13 @@ def _found(path: str, info: os.stat_result) -> Found:
 _KINDS: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
 
 
-def survey(roots: Sequence[Path]) -> Iterator[Found]:
-    """Each root and all that is below it, a folder before what is in it. What vanishes meanwhile is left out."""
+def survey(roots: Sequence[Path], *, deep: bool = True) -> Iterator[Found]:
+    """Each root and, if `deep`, all below it, a folder before what is in it. What vanishes meanwhile is left out."""
     for root in roots:
         found = look(root)
         if found is not None:
             yield found
-            if found.kind == "folder":
+            if deep and found.kind == "folder":
                 yield from _below(root, root.lstat().st_dev)
 
 
@@ -108,13 +108,13 @@ def _below(folder: Path, device: int) -> Iterator[Found]:
                 yield from _below(Path(entry.path), device)
 
 
-def take(roots: Sequence[Path], kept: Path, bounds: Bounds) -> list[Found]:
+def take(roots: Sequence[Path], kept: Path, bounds: Bounds, *, deep: bool = True) -> list[Found]:
     """Survey the roots and copy each file to `kept`/<its number from 1 on>, durably.
 
     Raises Refused (a secret, something unreadable, not ours, in use) or ResourceExhausted (too much, no space).
     Nothing outside `kept` is touched.
     """
-    before = list(survey(roots))
+    before = list(survey(roots, deep=deep))
     files = [(n, found) for n, found in enumerate(before, 1) if found.kind == "file"]
     _within(roots, before, bounds, shutil.disk_usage(kept).free)
     for n, found in files:

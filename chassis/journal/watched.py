@@ -7,6 +7,7 @@ goes innermost first, what was removed comes back outermost first, folders get t
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from os.path import lexists  # Path.exists follows links, which a target must never do
 from pathlib import Path
@@ -35,18 +36,30 @@ def roots_of(paths: Iterable[Path], journal: Path) -> list[Path]:
     return [path for path in real if not any(path != other and path.is_relative_to(other) for other in real)]
 
 
-def begin(log: TaskLog, roots: list[Path], bounds: Bounds) -> None:
-    """Keep everything under the roots; only when that is durable may the program start."""
-    before = take(roots, log.pre, bounds)
+def begin(log: TaskLog, roots: list[Path], bounds: Bounds, *, undoes: str = "") -> None:
+    """Keep everything under the roots; only when that is durable may the program start.
+
+    `undoes`: the task whose undo is watched. The roots are then its targets, there or not, and no folder's contents.
+    """
+    before = take(roots, log.pre, bounds, deep=not undoes)
+    if undoes and (other := _named_elsewhere(before)):
+        raise Refused(f"{other} has another name, which would not be one file with it again")
     write_json(log.before, [found.to_json() for found in before], mode=0o600)
-    log.promise("watch", roots=[str(root) for root in roots])
+    log.append("watch", roots=[str(root) for root in roots], undoes=undoes)
+
+
+def _named_elsewhere(before: Iterable[Found]) -> str:
+    """A file that has more names than those looked at."""
+    files = [found for found in before if found.kind == "file"]
+    names = Counter(found.ino for found in files)
+    return next((found.path for found in files if found.links > names[found.ino]), "")
 
 
 def settle(log: TaskLog) -> None:
     """Compare, and make what differs the task's changes, all at once. Safe to repeat after a crash at any point."""
-    roots = [Path(root) for root in log.read().watched]
+    seen = log.read()
     before = {raw["path"]: (n, Found(**raw)) for n, raw in enumerate(read_json(log.before), 1)}
-    after = {found.path: found for found in survey(roots)}
+    after = {found.path: found for found in survey([Path(root) for root in seen.watched], deep=not seen.undoes)}
     intents = _in_order(log, before, after)
     write_json(log.after, intents, mode=0o600)
     log.append("settled")

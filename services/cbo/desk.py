@@ -151,6 +151,8 @@ class Desk:
         """Whether an undo would be tried, and why or why not."""
         if task.state in CUT_SHORT and self._kept_by_another(task):
             return self._cut_short(task)
+        if task.undo_of and task.state == "done":
+            return _redo_possible(task)
         if task.undo_of or task.rehearsal or task.state not in ("done", "undone", "failed"):
             return False, f"{task.state}: nothing was changed" if task.state != "undone" else "already undone"
         if task.state == "undone":
@@ -189,7 +191,9 @@ class Desk:
         """
         task = self._bridge.store.task(task_id)
         if task.state == "undone":
-            return Undone(done=True, detail="already undone; nothing was changed", steps=(), task_id="")
+            return Undone(
+                done=True, detail=f"already undone; nothing was changed{self._way_forth(task)}", steps=(), task_id=""
+            )
         possible, reason = self.undo_possible(task)
         if not possible:
             raise Refused(f"{task_id} can't be undone: {reason}")
@@ -206,6 +210,12 @@ class Desk:
                 return replace(made, detail=f"{each.id} stands on it: {made.detail}", steps=tuple(steps))
         made = self._undo_one(task, dry_run, who, ends, after=later)
         return replace(made, steps=(*steps, *made.steps))
+
+    def _way_forth(self, task: Task) -> str:
+        """How an undone task's effects come back, where they can."""
+        undos = self._bridge.store.tasks("tasks_undoing", task.id)
+        last = next((each for each in reversed(undos) if each.state == "done" and _redo_possible(each)[0]), None)
+        return "" if last is None else f"; to have it as it was before that: calyx undo {last.id}"
 
     def _undo_one(self, task: Task, dry_run: bool, who: str, ends: float, after: Sequence[Task]) -> Undone:
         """`after`: later tasks that a dry run takes for undone already."""
@@ -316,6 +326,16 @@ class Desk:
 
 def _dry_run(after: Sequence[Task]) -> dict[str, str]:
     return {"dry_run": "true", **({"after": ",".join(each.id for each in after)} if after else {})}
+
+
+def _redo_possible(undo: Task) -> tuple[bool, str]:
+    """An undo can be undone where its doer kept what it changed."""
+    effects = (undo.ack or {}).get("effects", ())
+    if undo.params.get("dry_run") == "true" or not effects:
+        return False, "nothing was changed"
+    if not all(isinstance(each, dict) and each.get("kept") is True for each in effects):
+        return False, "what it changed was not kept"
+    return True, "an undo whose former state was kept: the task's effects come back"
 
 
 def _step(effect: object) -> str:

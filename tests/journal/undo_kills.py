@@ -90,6 +90,7 @@ class Trial:
     steps: list[str] = field(default_factory=list)
     kills: int = 0
     drifts: int = 0
+    redone: int = 0
     wrong: str = ""
 
 
@@ -195,18 +196,46 @@ def _undo(world: World, task_id: str, fates: random.Random, reaper: Reaper, done
     if picture(world.data, True) != before:
         done.wrong = "the dry run changed something"
         return False
-    at = fates.randrange(100) if fates.random() < 0.6 else None
-    fork = fates.random() < 0.08
-    if not _killed(lambda: world.boot(reaper.boundary).undo(task_id), at, fork, reaper, done):
-        _recover(world, fates, reaper, done)
-        if world.boot().can_undo(task_id)[0]:
-            world.boot().undo(task_id)
+    by = f"{task_id}-u" if fates.random() < 0.5 else ""
+    _undo_killed(world, task_id, by, fates, reaper, done)
     try:
         world.boot().undo(task_id)
     except Refused:
-        return True
+        return not by or _redo(world, by, before, fates, reaper, done)
     done.wrong = "an undone task was undone again"
     return False
+
+
+def _undo_killed(world: World, task_id: str, by: str, fates: random.Random, reaper: Reaper, done: Trial) -> None:
+    """Undone, killed in the middle or not."""
+    at = fates.randrange(100) if fates.random() < 0.6 else None
+    fork = fates.random() < 0.08
+    if not _killed(lambda: world.boot(reaper.boundary).undo(task_id, by=by), at, fork, reaper, done):
+        _recover(world, fates, reaper, done)
+        if world.boot().can_undo(task_id)[0]:
+            world.boot().undo(task_id, by=by)
+
+
+def _redo(world: World, by: str, there: Picture, fates: random.Random, reaper: Reaper, done: Trial) -> bool:
+    """The undo is undone: what the task had made is there again; and that is undone in its turn."""
+    if not world.boot().can_undo(by)[0]:
+        return True  # not kept: said in the report
+    undone = picture(world.data, True)
+    world.boot().undo(by, dry_run=True)
+    if picture(world.data, True) != undone:
+        done.wrong = "the dry run of undoing an undo changed something"
+        return False
+    if fates.random() < 0.3 and not _drift(world, by, fates, done):
+        return False
+    done.redone += 1
+    again = f"{by}-u"
+    _undo_killed(world, by, again, fates, reaper, done)
+    _same(done, False, there, world)
+    if done.wrong or not world.boot().can_undo(again)[0]:
+        return False
+    _undo_killed(world, again, "", fates, reaper, done)
+    _same(done, False, undone, world)
+    return not done.wrong
 
 
 def _drift(world: World, task_id: str, fates: random.Random, done: Trial) -> bool:
