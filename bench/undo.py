@@ -45,7 +45,8 @@ def plant(name: str) -> None:
                 path, {key: like[key] for key in ("mode", "uid", "gid")}, **more
             )
     elif name == "settle":
-        recovery._ENDS["replace"] = lambda *_: False
+        for op in ("replace", "remove"):
+            recovery._ENDS[op] = lambda *_: False
     elif name == "drift":
         undo._as_left = lambda *_: None
     elif name:
