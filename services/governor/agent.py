@@ -1,4 +1,4 @@
-"""The governor as an agent: the works it does for `log_rotation` and `cleanup`, and where they may look."""
+"""The governor as an agent: the works it does for `log_rotation` and both cleanups, and where they may look."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ from chassis.layout import Layout
 from chassis.work import Work
 from chassis.worker import LeaseView
 from services.governor.cleanup import Cleanup
+from services.governor.disk_cleanup import DiskCleanup
 from services.governor.holders import Holders
 from services.governor.leases import Leases
 from services.governor.log_rotation import LogRotation
@@ -35,7 +36,7 @@ def governor_works(
     cpu_seconds: Callable[[], float],
     modified: Callable[[Path], datetime] = modified,
 ) -> list[Work]:
-    """Both works, on the station's own folders; log rotation on those that a person allowed, too."""
+    """All three works, on the station's own folders; log rotation on those that a person allowed, too."""
     return [
         LogRotation(
             default_folder=layout.logs,
@@ -45,7 +46,20 @@ def governor_works(
             clock=clock,
             cpu_seconds=cpu_seconds,
         ),
-        Cleanup(work=layout.root / "work", live=live_in(exchange), clock=clock, modified=modified),
+        Cleanup(
+            work=layout.root / "work",
+            live=live_in(exchange),
+            clock=clock,
+            modified=modified,
+            cpu_seconds=cpu_seconds,
+        ),
+        DiskCleanup(
+            layout=layout,
+            scratch_root=layout.work(AGENT),
+            clock=clock,
+            modified=modified,
+            cpu_seconds=cpu_seconds,
+        ),
     ]
 
 

@@ -1,20 +1,27 @@
-"""The `cleanup` domain: removes stale scratch files that belong to no live task."""
+"""The `cleanup` domain: removes stale scratch files that belong to no live task.
 
+Procedures differ in what a run takes up, for the case that it can't take all: `scratch` folder by folder, `oldest` and
+`largest` a few files only; the last makes the fewest changes for each byte set free.
+"""
+
+import heapq
 import os
-import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 
-from chassis.canonical import Json
 from chassis.clock import Clock
 from chassis.errors import InvalidInput, Refused
 from chassis.exchange.manifest import Manifest
-from chassis.work import Change, Effects, Outcome, Plan
-from services.governor.codecs import digest_prefix
+from chassis.work import Effects, Outcome, Plan
+from services.governor.removal import rehearse_removal, remove_all
 
 DEFAULT_MAX_AGE_SECONDS = 3600.0
 MAX_FILES = 500
+FEW_FILES = 100
+"""What `oldest` and `largest` take up; as many as the domain calls small."""
 
 
 class Cleanup:
@@ -25,7 +32,7 @@ class Cleanup:
     """
 
     domain = "cleanup"
-    procedures = ("scratch",)
+    procedures = ("scratch", "oldest", "largest")
 
     def __init__(
         self,
@@ -34,42 +41,16 @@ class Cleanup:
         live: Callable[[str], bool],
         clock: Clock,
         modified: Callable[[Path], datetime],
+        cpu_seconds: Callable[[], float] = time.thread_time,
     ) -> None:
         self._work, self._live, self._clock, self._modified = work, live, clock, modified
+        self._cpu_seconds = cpu_seconds
 
     def rehearse(self, task: Manifest, scratch: Path) -> Plan:
-        """Remove copies. The claims show that they are gone, and that what the plan names is there, untouched."""
-        changes: list[Change] = []
-        claims: list[Json] = []
-        for number, path in enumerate(self._stale(task, scratch)):
-            size = path.lstat().st_size
-            sha256 = digest_prefix(path, size)
-            copy = scratch / f"{number:03d}-{path.name}"
-            shutil.copyfile(path, copy)
-            copy.unlink()
-            changes.append(
-                Change(op="remove", target=str(path), before_sha256=sha256, after_sha256=None, size_bytes=size)
-            )
-            claims += [
-                {"kind": "absent", "target": str(copy), "expect": {}},
-                {"kind": "file_digest", "target": str(path), "expect": {"sha256": sha256, "size": str(size)}},
-            ]
-        return Plan(changes=tuple(changes), claims=tuple(claims))
+        return rehearse_removal(self._stale(task, scratch), scratch)
 
     def perform(self, task: Manifest, scratch: Path, effects: Effects) -> Outcome:
-        claims: list[Json] = []
-        freed = 0
-        for path in self._stale(task, scratch):
-            freed += path.lstat().st_size
-            effects.remove(path)
-            claims.append({"kind": "absent", "target": str(path), "expect": {}})
-        if not claims:
-            return Outcome(detail="no stale scratch files", no_work=True)
-        return Outcome(
-            detail=f"{len(claims)} stale scratch files removed, {freed} bytes",
-            claims=tuple(claims),
-            cost={"bytes_saved": float(freed)},
-        )
+        return remove_all(self._stale(task, scratch), effects, self._cpu_seconds, "stale scratch files")
 
     def stage_drill(self, folder: Path, procedure: str) -> Mapping[str, str]:
         (folder / "left").mkdir()
@@ -78,6 +59,8 @@ class Cleanup:
         return {"folder": str(folder), "max_age_seconds": "0"}
 
     def _stale(self, task: Manifest, scratch: Path) -> list[Path]:
+        if task.procedure not in self.procedures:
+            raise InvalidInput(f"cleanup knows no procedure {task.procedure!r}")
         age = timedelta(seconds=_max_age(task))
         before = self._clock.now() - age
         if given := task.params.get("folder", ""):
@@ -87,14 +70,12 @@ class Cleanup:
             places: Iterator[Path] = iter((folder,))
         else:
             places = self._ended(scratch)
-        found: list[Path] = []
-        for place in places:
-            for path in _files(place):
-                if not age or self._modified(path) <= before:
-                    found.append(path)
-                if len(found) == MAX_FILES:
-                    return found
-        return found
+        old = (path for place in places for path in _files(place) if not age or self._modified(path) <= before)
+        if task.procedure == "scratch":
+            return list(islice(old, MAX_FILES))
+        if task.procedure == "oldest":
+            return heapq.nsmallest(FEW_FILES, old, key=lambda path: (self._modified(path), path))
+        return heapq.nsmallest(FEW_FILES, old, key=lambda path: (-path.lstat().st_size, path))
 
     def _ended(self, scratch: Path) -> Iterator[Path]:
         """Scratch folders of tasks that are over: `<agent>/<task>`, without our own."""

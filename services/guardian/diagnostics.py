@@ -1,14 +1,16 @@
 """The diagnostics domain: looks at the station and writes a report.
 
-Procedures: `quick` reads the databases' headers and checks small ones; `full` checks every database and asks
-memory to verify itself. A report is measured when it is written, so a plan names its files but not their
+Procedures: `quick` reads the databases' headers and checks small ones; `rolling` besides reads one large database
+through, in turn, so that some runs together have seen all of them; `full` checks every database and asks memory to
+verify itself. A report is measured when it is written, so a plan names its files but not their
 content: `after_sha256` is null and the size 0 in both rehearsal and approval. A run under an approval writes
 to the name that its rehearsal planned.
 """
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -53,7 +55,7 @@ class Diagnostics:
     """
 
     domain = "diagnostics"
-    procedures = ("quick", "full")
+    procedures = ("quick", "rolling", "full")
 
     def __init__(
         self,
@@ -64,12 +66,15 @@ class Diagnostics:
         verify_memory: Callable[[], tuple[bool, str]],
         station_id: str,
         file_seconds: Callable[[Path], float | None] = lambda path: path.stat().st_mtime,
+        cpu_seconds: Callable[[], float] = time.thread_time,
     ) -> None:
         self._layout, self._clock, self._machine = layout, clock, machine
         self._overview, self._verify_memory, self._station_id = overview, verify_memory, station_id
-        self._file_seconds = file_seconds
+        self._file_seconds, self._cpu_seconds = file_seconds, cpu_seconds
+        self._elsewhere = 0.0
         self._began, self._began_at = clock.monotonic(), clock.now()
         self._whole: dict[str, tuple[float, Item]] = {}
+        self._read: dict[Path, float] = {}
 
     def rehearse(self, task: Manifest, scratch: Path) -> Plan:
         """Write the report into scratch only."""
@@ -97,7 +102,7 @@ class Diagnostics:
 
     def perform(self, task: Manifest, scratch: Path, effects: Effects) -> Outcome:
         """Write the report, then put it in place and drop the oldest beyond the kept ones."""
-        started = self._clock.monotonic()
+        started, used, self._elsewhere = self._clock.monotonic(), self._cpu_seconds(), 0.0
         written, targets = self._write(task, scratch), self._targets(task)
         claims = tuple({**claim, "target": str(targets[0])} for claim in self._claims(task, written[0]))
         size = sum(path.stat().st_size for path in written)
@@ -105,7 +110,11 @@ class Diagnostics:
             effects.create(target, source)
         for old in self._oldest(task):
             effects.remove(old)
-        cost = {"seconds": self._clock.monotonic() - started, "bytes_written": float(size)}
+        cost = {
+            "seconds": self._clock.monotonic() - started,
+            "cpu_seconds": round(self._cpu_seconds() - used + self._elsewhere, 6),
+            "bytes_written": float(size),
+        }
         return Outcome(detail=f"report in {targets[0].name}", claims=claims, cost=cost)
 
     def stage_drill(self, folder: Path, procedure: str) -> Mapping[str, str]:
@@ -154,7 +163,7 @@ class Diagnostics:
         now = self._clock.now()
         report, text = scratch / "report.json", scratch / "report.md"
         report.write_bytes(b"")  # its time is compared with the clock below
-        items = list(self._look(task.procedure == "full", report))
+        items = list(self._look(task.procedure, report))
         worst: Result = max((i.result for i in items), key=("ok", "unknown", "warn", "fail").index, default="unknown")
         value = {
             "schema": "calyx.diagnostics/1",
@@ -169,7 +178,8 @@ class Diagnostics:
         text.write_text(_markdown(task, now, worst, items))
         return report, text
 
-    def _look(self, full: bool, written: Path) -> Iterator[Item]:
+    def _look(self, procedure: str, written: Path) -> Iterator[Item]:
+        full = procedure == "full"
         yield self._disk()
         yield self._memory()
         overview = self._overview()
@@ -178,8 +188,12 @@ class Diagnostics:
             age = "never" if row.age_seconds is None else f"{row.age_seconds:.0f} s ago"
             found = f"{row.state}, probed {age}" + (f": {row.detail}" if row.detail else "")
             yield Item(check=f"service {row.service}", result=results.get(row.state, "fail"), found=found)
-        for database in self._databases():
-            if full and _size(database) > QUICK_CHECK_BYTES:
+        databases = self._databases()
+        turn = self._turn(databases) if procedure == "rolling" else None
+        for database in databases:
+            if database == turn:
+                yield self._database(database, True)
+            elif full and _size(database) > QUICK_CHECK_BYTES:
                 yield self._seldom(partial(self._database, database, full), str(database))
             else:
                 yield self._database(database, full)
@@ -198,6 +212,15 @@ class Diagnostics:
                 continue
             found += [folder / name for name in names if name.endswith(".sqlite")]
         return sorted(found)
+
+    def _turn(self, databases: Sequence[Path]) -> Path | None:
+        """The large database that was not read through for longest."""
+        large = [each for each in databases if _size(each) > QUICK_CHECK_BYTES]
+        if not large:
+            return None
+        turn = min(large, key=lambda each: (self._read.get(each, float("-inf")), each))
+        self._read[turn] = self._clock.monotonic()
+        return turn
 
     def _disk(self) -> Item:
         free, used = self._machine.disk_free_bytes(), self._machine.disk_percent()
@@ -248,10 +271,13 @@ class Diagnostics:
         return Item(check=check, result="ok" if answer == "ok" else "fail", found=f"{size} bytes, integrity {answer}")
 
     def _verified_memory(self) -> Item:
+        began = self._clock.monotonic()
         try:
             ok, found = self._verify_memory()
         except CalyxError as error:
             return Item(check="memory store", result="unknown", found=error.message)
+        finally:
+            self._elsewhere += self._clock.monotonic() - began  # the memory's work for us; its CPU time is not told
         return Item(check="memory store", result="ok" if ok else "fail", found=found)
 
     def _wall_clock(self) -> Item:

@@ -270,8 +270,9 @@ def test_a_station_of_built_in_domains_alone_admits_none(tmp_path: Path, office:
 def test_the_list_names_signer_end_folders_and_what_stands_in_the_way(admitted: Office) -> None:
     admitted.revoke()
     listed = [domain_to_wire(each, "/station") for each in admitted.station.cbo.desk.admissions.listed()]
-    assert [each.domain for each in listed] == ["cleanup", "diagnostics", "log_rotation", "metrics_summary", "notes"]
-    built_in, notes = listed[2], listed[4]
+    by_name = {each.domain: each for each in listed}
+    assert list(by_name) == sorted({*BUILTIN, "notes"})
+    built_in, notes = by_name["log_rotation"], by_name["notes"]
     assert (built_in.source, built_in.blocked, list(built_in.paths)) == ("built-in", "", ["/station/logs"])
     assert not built_in.HasField("expires_at")
     assert (notes.source, notes.serial, list(notes.paths)) == (

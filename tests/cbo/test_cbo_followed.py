@@ -93,7 +93,7 @@ def like_diagnostics(*procedures: str) -> tuple[Recalled, ...]:
 
 def test_judgements_wait_for_memory_and_are_told_once(station: Station) -> None:
     executing(station)
-    station.memory.matches = like_diagnostics("quick", "full")
+    station.memory.matches = like_diagnostics("quick", "rolling", "full")
     station.answer.status, station.answer.reverted = "failed", True
     station.pulse()
     procedure = station.done[-1].procedure
@@ -111,7 +111,7 @@ def test_judgements_wait_for_memory_and_are_told_once(station: Station) -> None:
 
 def test_a_regression_found_later_speaks_against_what_was_followed(station: Station) -> None:
     executing(station)
-    station.memory.matches = like_diagnostics("quick", "full")
+    station.memory.matches = like_diagnostics("quick", "rolling", "full")
     station.pulse()
     station.memory.matches = ()
     station.pulse()
@@ -128,7 +128,7 @@ def test_the_planner_counts_by_the_summaries_and_each_draw_keeps_them(station: S
     )
     planned = station.pulse()["plan"]["tasks"][0]
     kept = {each["procedure"]: (each["recalled_successes"], each["recalled_failures"]) for each in planned["draws"]}
-    assert kept == {"quick": (0, 0), "full": (400, 1)}
+    assert kept == {"quick": (0, 0), "rolling": (0, 0), "full": (400, 1)}
     (full,) = (each for each in planned["draws"] if each["procedure"] == "full")
     assert full["alpha"] + full["beta"] == pytest.approx(12.0)  # 1 + 1, and recall never counts for more than ten runs
 

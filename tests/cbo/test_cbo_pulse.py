@@ -236,7 +236,7 @@ def test_an_intent_becomes_one_objective_and_one_task(station: Station) -> None:
 
 def test_the_choice_and_every_draw_are_in_the_record(station: Station) -> None:
     planned = station.pulse()["plan"]["tasks"][0]
-    assert {each["procedure"] for each in planned["draws"]} == {"quick", "full"}
+    assert {each["procedure"] for each in planned["draws"]} == {"quick", "rolling", "full"}
     assert planned["prediction"] == 0.5
     assert planned["procedure"] == max(planned["draws"], key=lambda each: each["utility"])["procedure"]
 

@@ -37,7 +37,7 @@ def works(root: Path, clock: Clock) -> dict[str, Work]:
 
 
 @pytest.mark.parametrize("clock", [SystemClock(), VirtualClock()], ids=["system", "virtual"])
-@pytest.mark.parametrize("domain", ["log_rotation", "cleanup"])
+@pytest.mark.parametrize("domain", ["log_rotation", "cleanup", "disk_cleanup"])
 def test_every_procedure_passes_its_drill(tmp_path: Path, domain: str, clock: Clock) -> None:
     work = works(tmp_path, clock)[domain]
     folder = Layout(tmp_path).work(AGENT) / ".drill"
@@ -50,7 +50,8 @@ def test_every_procedure_passes_its_drill(tmp_path: Path, domain: str, clock: Cl
 
 def test_its_roots_are_the_paths_of_its_own_domains(tmp_path: Path) -> None:
     roots = declared_roots(Layout(tmp_path), load_domains(DEPLOY / "domains").values(), AGENT)
-    assert sorted(roots) == [tmp_path / "logs", tmp_path / "work", tmp_path / "work" / "governor"]
+    own = ("logs", "memory/backups", "reports/diagnostics", "reports/exports", "work", "work/governor")
+    assert sorted(set(roots)) == [tmp_path / each for each in own]
 
 
 def test_scratch_whose_name_is_no_task_or_an_unknown_one_is_nobodys(tmp_path: Path) -> None:

@@ -12,19 +12,19 @@ from chassis.errors import InvalidInput, Refused
 from chassis.exchange.manifest import Manifest, TaskId
 from chassis.probing import Check, Verdict, run_checks
 from chassis.work import Outcome, Plan
-from services.governor.cleanup import MAX_FILES, Cleanup
+from services.governor.cleanup import FEW_FILES, MAX_FILES, Cleanup
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 
 
-def task(**params: str) -> Manifest:
+def task(procedure: str = "scratch", **params: str) -> Manifest:
     return Manifest(
         station_id="st-1",
         task_id=TaskId("t-clean"),
         owner="governor",
         issuer="cbo",
         domain="cleanup",
-        procedure="scratch",
+        procedure=procedure,
         created_at=NOW,
         expires_at=NOW + timedelta(hours=1),
         ttl_seconds=600,
@@ -57,8 +57,8 @@ class Station:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def rehearse(self, **params: str) -> Plan:
-        return self.cleanup.rehearse(task(**params), self.scratch())
+    def rehearse(self, procedure: str = "scratch", **params: str) -> Plan:
+        return self.cleanup.rehearse(task(procedure, **params), self.scratch())
 
     def perform(self, **params: str) -> Outcome:
         with self.journal.effects("t-clean") as effects:
@@ -134,6 +134,18 @@ def test_one_run_is_bounded(station: Station) -> None:
     for n in range(MAX_FILES + 3):
         station.put(f"governor/t-1/{n:04d}")
     assert len(station.rehearse().changes) == MAX_FILES
+
+
+def test_the_procedures_take_a_few_of_the_oldest_or_the_largest(station: Station) -> None:
+    for n in range(FEW_FILES + 5):
+        station.put(f"governor/t-1/{n:04d}", age=7200.0 + n).write_text("x" * (1000 - n))
+    oldest, largest = (
+        [Path(each.target).name for each in station.rehearse(procedure).changes] for procedure in ("oldest", "largest")
+    )
+    assert oldest == [f"{n:04d}" for n in range(FEW_FILES + 4, 4, -1)]
+    assert largest == [f"{n:04d}" for n in range(FEW_FILES)]
+    with pytest.raises(InvalidInput):
+        station.rehearse("newest")
 
 
 @pytest.mark.parametrize("age", ["-1", "soon", "nan", "inf"])

@@ -9,6 +9,7 @@ from chassis.domains import load_domains
 from chassis.layout import DEPLOY
 from services.governor.cleanup import Cleanup
 from services.governor.codecs import PROCEDURES
+from services.governor.disk_cleanup import DiskCleanup
 from services.governor.settings import GovernorSettings
 
 SPEC = Path(__file__).parents[2] / "docs" / "specs" / "governor-agent.md"
@@ -36,4 +37,5 @@ def test_the_shipped_domains_name_exactly_the_procedures_that_exist() -> None:
     domains = load_domains(DEPLOY / "domains")
     assert domains["log_rotation"].procedures == tuple(PROCEDURES)
     assert domains["cleanup"].procedures == Cleanup.procedures
-    assert {domains[d].owner for d in ("log_rotation", "cleanup")} == {"governor"}
+    assert domains["disk_cleanup"].procedures == DiskCleanup.procedures
+    assert {domains[d].owner for d in ("log_rotation", "cleanup", "disk_cleanup")} == {"governor"}

@@ -170,3 +170,23 @@ def test_the_oldest_report_goes_when_there_are_enough(world: World, monkeypatch:
         assert effects.done == [(change.op, change.target) for change in plan.changes]
     kept = sorted(path.name for path in (world.root / "reports" / "diagnostics").iterdir())
     assert kept == [f"t-{n}.{kind}" for n in (2, 3, 4) for kind in ("json", "md")]
+
+
+def test_a_rolling_run_reads_one_large_database_through_and_the_next_run_another(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnostics, "QUICK_CHECK_BYTES", 64)
+    world.run(5)
+    world.layout.memory.mkdir()
+    for name in ("a", "b"):
+        with sqlite3.connect(world.layout.memory / f"{name}.sqlite") as database:
+            database.execute("CREATE TABLE t (x)")
+        database.close()
+    diagnose, through = work(world), []
+    for n in range(3):
+        outcome = diagnose.perform(task(world, f"t-{n}", "rolling"), scratch(world, f"s{n}"), PlainEffects())
+        assert outcome.cost["cpu_seconds"] >= 0.0
+        found = items(world.root / "reports" / "diagnostics" / f"t-{n}.json")
+        through.append([name for name in ("a", "b") if "integrity ok" in found[f"database memory/{name}.sqlite"][1]])
+        world.clock.advance(60)
+    assert through == [["a"], ["b"], ["a"]]

@@ -24,6 +24,7 @@ from chassis.work import Work
 from services.analytics.metrics_summary import METRICS, MetricsSummary, Sources
 from services.governor.cleanup import Cleanup
 from services.governor.codecs import PROCEDURES as CODECS
+from services.governor.disk_cleanup import DiskCleanup
 from services.governor.holders import Holding
 from services.governor.log_rotation import LogRotation
 from services.guardian.diagnostics import Diagnostics
@@ -95,6 +96,7 @@ class World:
         self.root, self.chance, self.clock = root, chance, VirtualClock(datetime(2026, 3, 1, tzinfo=UTC))
         self.data, self.scratch, self.outside = root / "data", root / "scratch", root / "outside"
         self.logs, self.work, self.out = self.data / "logs", self.data / "work", self.data / "out"
+        self.station = self.data / "station"
         for folder in (self.data, self.scratch, self.outside, self.logs, self.work / "agent" / "old", self.out):
             folder.mkdir(parents=True, exist_ok=True)
         self.capacity = root / "outside" / "capacity.csv"
@@ -108,6 +110,8 @@ class World:
         self.file(self.data / "bystander", b"not mine", 0o444)
         self.file(self.outside / "other", b"not mine either", 0o400)
         self.file(self.out / "older.json", b"{}")
+        for name in ("reports/exports/old.zip", "reports/exports/older.zip", "memory/backups/experience-1.sqlite"):
+            self.file(self.station / name, self.text())
         (self.data / "link").symlink_to("bystander")
         (self.data / "twin").hardlink_to(self.data / "logs" / "a.log") if self.chance.random() < 0.3 else None
         head = "slot_start," + ",".join(f"{metric}_mean,{metric}_max" for metric in METRICS)
@@ -154,6 +158,10 @@ class World:
         summary = MetricsSummary(
             Sources(capacity=self.capacity, pulses=self.outside / "pulses", out=self.out), time.thread_time
         )
+        disk = DiskCleanup(
+            layout=Layout(self.station), scratch_root=self.data, clock=self.clock,
+            modified=lambda path: datetime.fromtimestamp(path.lstat().st_mtime, UTC),
+        )  # fmt: skip
         diagnostics = Diagnostics(
             Layout(self.root / "station"), self.clock, Idle(), self._overview, lambda: (True, ""), "st-1",
             file_seconds=lambda _path: None,
@@ -161,13 +169,17 @@ class World:
         found: list[tuple[Work, str, dict[str, str]]] = [(rotation, name, {"min_bytes": "1"}) for name in CODECS]
         found += [(cleanup, name, {"max_age_seconds": "0"}) for name in cleanup.procedures]
         found += [(summary, name, {}) for name in summary.procedures]
-        return [*found, (diagnostics, "quick", {"folder": str(self.out)})]
+        found += [(disk, name, {"keep_backups": "3"}) for name in disk.procedures]
+        return found + [(diagnostics, name, {"folder": str(self.out)}) for name in diagnostics.procedures]
 
     def _overview(self) -> Overview:
         return Overview(services=(), slots=(), slots_from=self.clock.now(), quarantined=())
 
     def _procedure(self) -> Step:
-        return self.procedure(self.chance.randrange(len(self.works())))
+        """Each kind of work as often as any other, however many procedures it has."""
+        works = self.works()
+        domain = self.chance.choice(sorted({work.domain for work, _, _ in works}))
+        return self.procedure(self.chance.choice([n for n, (work, _, _) in enumerate(works) if work.domain == domain]))
 
     def procedure(self, number: int) -> Step:
         work, procedure, params = self.works()[number]
