@@ -2,6 +2,7 @@
 
     python bench/journal.py [--size 16M] [--rounds 5] [--changes 200] [--procedures gzip-6 …]
         [--folder DIR] [--json]
+    python bench/journal.py --hostile
     python bench/journal.py --size 1G --rounds 3          (the figures of the acceptance; half an hour for xz)
 
 Rotating logs with each procedure of `log_rotation`, by the domain's own code; either way each archive is decompressed
@@ -32,9 +33,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "protos" / "gen")]
 from chassis.atomic import fsync_dir  # noqa: E402 — the path comes first
 from chassis.canonical import Json  # noqa: E402
 from chassis.clock import SystemClock  # noqa: E402
+from chassis.errors import ResourceExhausted  # noqa: E402
 from chassis.exchange.manifest import Manifest, TaskId  # noqa: E402
 from chassis.journal import Journal, consent_within  # noqa: E402
 from chassis.journal.inverse import inverted_sha256  # noqa: E402
+from chassis.journal.survey import Bounds  # noqa: E402
 from services.governor.codecs import PROCEDURES  # noqa: E402
 from services.governor.holders import Holding  # noqa: E402
 from services.governor.log_rotation import LogRotation  # noqa: E402
@@ -211,6 +214,54 @@ def _missed(found: dict[str, Any]) -> list[str]:
     return [name for name, each in found["rotation"].items() if each["added_percent"] > each["bound_percent"]]
 
 
+def hostile(root: Path) -> dict[str, float | str]:
+    """Seconds of what is big without being much: a sparse file of 10 GiB, and 100,000 small files."""
+    data = root / "data"
+    data.mkdir()
+    journal, found = Journal(root / "journal", clock, consent_within([data])), dict[str, float | str]()
+    disk = data / "disk.img"
+    with disk.open("wb") as file:
+        file.truncate(10 * 2**30)
+        file.seek(5 * 2**30)
+        file.write(b"the only bytes")
+
+    def remove() -> None:
+        with journal.session("sparse", 1, lambda: None) as doing:
+            doing.remove(disk)
+            doing.finish({})
+
+    found["sparse_10_gib_removed_s"] = round(timed(remove)[0], 2)
+    found["sparse_10_gib_undone_s"] = round(timed(lambda: journal.undo("sparse"))[0], 2)
+    found["sparse_10_gib_on_the_disk_bytes"] = disk.stat().st_blocks * 512
+    disk.unlink()
+    many = data / "many"
+    many.mkdir()
+    for number in range(100_000):
+        (many / f"f{number}").write_bytes(b"%d" % number)
+
+    def refused() -> None:
+        try:
+            with journal.watch("refused", 1, [many]):
+                raise AssertionError("more than the bound, and it began")
+        except ResourceExhausted as error:
+            found["files_100000_refused"] = error.message.replace(str(root), "")
+
+    found["files_100000_refused_s"] = round(timed(refused)[0], 2)
+
+    def kept() -> None:
+        with journal.watch("kept", 1, [many], Bounds(files=200_000)) as seen:
+            for number in range(0, 100_000, 100):
+                (many / f"f{number}").write_bytes(b"changed")
+            seen.settle()
+            seen.finish({})
+
+    found["files_100000_kept_1000_changed_s"] = round(timed(kept)[0], 2)
+    found["files_1000_undone_s"] = round(timed(lambda: journal.undo("kept"))[0], 2)
+    if any((many / f"f{number}").read_bytes() != b"%d" % number for number in range(100_000)):
+        raise AssertionError("the undo left something else")
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="16M")
@@ -218,10 +269,14 @@ def main() -> int:
     parser.add_argument("--changes", type=int, default=200)
     parser.add_argument("--procedures", nargs="*", default=list(PROCEDURES), choices=list(PROCEDURES))
     parser.add_argument("--folder", help="on the disk that is asked about (default: the temporary folder)")
+    parser.add_argument("--hostile", action="store_true", help="instead: a sparse file of 10 GiB, 100,000 files")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     size = int(given.size[:-1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[given.size[-1]]
     with tempfile.TemporaryDirectory(prefix="calyx-journal-", dir=given.folder) as folder:
+        if given.hostile:
+            print(json.dumps(hostile(Path(folder)), indent=2))
+            return 0
         found = run(Path(folder), size, given.rounds, given.changes, given.procedures)
     if given.json:
         print(json.dumps(found))
