@@ -14,6 +14,7 @@ import fcntl
 import json
 import shutil
 import sys
+import time
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
@@ -25,11 +26,17 @@ import prometheus_client
 import structlog
 from calyx.memory.v1 import memory_pb2_grpc
 
+from chassis.agent import LeaseFile, build_agent
 from chassis.audit import Audit
 from chassis.clock import SystemClock
+from chassis.domains import load_domains
 from chassis.errors import CalyxError, Damaged, Refused, Unavailable
+from chassis.exchange.files import FilesExchange
+from chassis.exchange.grants import Verifier
 from chassis.executor import BoundedExecutor, ThreadExecutor
 from chassis.identity import load_identity
+from chassis.killswitch import KillSwitch
+from chassis.layout import DEPLOY
 from chassis.periodic import Periodic
 from chassis.rpc.server import Served, run_service
 from chassis.settings import StationSettings, load
@@ -39,6 +46,7 @@ from services.memory.drain import Drain
 from services.memory.faults import explained
 from services.memory.gather import Gather
 from services.memory.index import VectorIndex
+from services.memory.maintenance import AGENT, IndexMaintenance
 from services.memory.memory import Memory
 from services.memory.metrics import MemoryCollector, RecallMeter
 from services.memory.minilm import MiniLM
@@ -97,6 +105,21 @@ def main() -> None:
         upkeep=memory.upkeep, store=store, clock=clock, audit=audit, backups=backups, hour=settings.nightly_hour
     )
 
+    kill_switch, verifier = KillSwitch(layout.kill_switch), Verifier(layout.keys / "grant.pub")
+    agent = build_agent(
+        AGENT,
+        [IndexMaintenance.of(memory, layout, clock, time.thread_time, identity.station_id)],
+        layout=layout,
+        exchange=FilesExchange(layout.svf, clock, verifier.valid, kill_switch),
+        verifier=verifier.valid,
+        kill_switch=kill_switch,
+        domains=load_domains(DEPLOY / "domains").values(),
+        clock=clock,
+        audit=audit,
+        leases=LeaseFile(layout, clock),
+        station_id=identity.station_id,
+    )
+
     def stop() -> None:
         memory.close()
         owned.close()
@@ -127,6 +150,7 @@ def main() -> None:
         periodics=[
             *drain.periodics(memory.catch_up),
             Periodic(name="memory-days", every_seconds=DAYS_SECONDS, step=memory.upkeep.integrity.close_days),
+            Periodic(name="agent", every_seconds=1.0, step=agent.step, rest=agent.rest),
             Periodic(name="memory-nightly", every_seconds=EVERY_SECONDS, step=night.step),
         ],
         clock=clock,

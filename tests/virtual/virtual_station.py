@@ -62,6 +62,7 @@ from services.guardian.playbooks import load_playbooks, terms_of
 from services.memory import servicer as memory_wire
 from services.memory.embedding import Embedder
 from services.memory.exact import ExactIndex
+from services.memory.maintenance import IndexMaintenance
 from services.memory.memory import Memory
 from services.memory.minilm import MiniLM
 from services.memory.store import Store
@@ -247,12 +248,16 @@ class VirtualStation:
 
     def _memory(self) -> Process:
         self.layout.memory.mkdir(parents=True, exist_ok=True)
+        audit = self._audit("memory")
         memory = Memory(
             store=Store(self.layout.memory / "experience.sqlite", durable=False),
             embedder=self.embedder,
             index=ExactIndex(self.embedder.dimension),
             clock=self.clock,
-            audit=self._audit("memory"),
+            audit=audit,
+        )
+        maintenance = IndexMaintenance.of(
+            memory, self.layout, self.clock, self.clock.monotonic, self.identity.station_id
         )
 
         def catch_up() -> None:
@@ -275,7 +280,10 @@ class VirtualStation:
                     memory_wire.ALLOW,
                 )
             ],
-            periodics=[Periodic(name="catch-up", every_seconds=60.0, step=catch_up)],
+            periodics=[
+                Periodic(name="catch-up", every_seconds=60.0, step=catch_up),
+                self._agent("memory", [maintenance], audit),
+            ],
             let_go=memory.close,
         )
 
