@@ -231,13 +231,16 @@ class JournaledEffects:
         """The change itself: guarded once more right before, committed right after.
 
         `plain`: whatever anybody does to the target next, a recovery without the commit would come to the same, so
-        that need not be on the disk at once. A removed file that somebody makes again would be taken for untouched.
+        that need not be on the disk at once; nor need the change itself where the file system keeps the order, as the
+        next record that is synced takes it along, `finished` at the latest. A removed file that somebody makes again
+        would be taken for untouched.
         """
         self._guard()
         act()
         self._fault("placed")
         verify()
-        fsync_dir(target.parent)
+        if not (plain and self._log.in_order and same_file_system(target.parent, self._log.pre)):
+            fsync_dir(target.parent)
         self._log.append("commit", n=self._n, durable=not plain)
         self._changed.add(str(target))
         self._n += 1

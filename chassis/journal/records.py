@@ -67,7 +67,7 @@ class TaskLog:
         """`in_order`: its file system syncs earlier names with each later record (`chassis.journal.boot`)."""
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,119}", task_id):
             raise InvalidInput(f"{task_id!r} is no task id")
-        self.task_id, self._clock, self._in_order = task_id, clock, in_order
+        self.task_id, self._clock, self.in_order = task_id, clock, in_order
         self.folder = root / task_id
         self._open_mark = root / ".open" / task_id
         self._path = self.folder / "records.jsonl"
@@ -110,7 +110,7 @@ class TaskLog:
         The record's own sync takes with it the new folders on any journaling file system, and the names in `pre`
         where it keeps the order.
         """
-        if not self._in_order:
+        if not self.in_order:
             fsync_dir(self.pre)
         self.append("intent", **facts)
 
