@@ -16,6 +16,7 @@ from cli.tables import tell
 DOERS = {"log_rotation": "governor", "cleanup": "governor"}
 """Whose code does it: a module of its own, run as a process, since the command knows no service."""
 LIVE = {
+    "config_drift": "the generation that it put back is in guardian/generations, not in the journal",
     "index_maintenance": "the index is derived and in memory, of which only the record is journaled",
     "disk_cleanup": "what it left, because it was young or among the newest backups, is not journaled",
     "diagnostics": "it reports how the machine was at that moment, of which nothing is journaled",

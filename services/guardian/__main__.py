@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from importlib.metadata import version as version_of
 
@@ -12,7 +13,7 @@ from calyx.probe.v1 import probe_pb2_grpc
 
 from chassis.agent import LeaseFile, build_agent
 from chassis.audit import Audit
-from chassis.clock import SystemClock
+from chassis.clock import SystemClock, iso
 from chassis.consent import ConsentFile
 from chassis.domain_book import DomainBook
 from chassis.domains import load_domains
@@ -35,6 +36,7 @@ from chassis.runtime.supervisord import SupervisordRuntime
 from chassis.settings import StationSettings, load
 from services.guardian import servicer
 from services.guardian.diagnostics import Diagnostics
+from services.guardian.drift import ConfigDrift, Generations
 from services.guardian.evidence import HostMachine
 from services.guardian.grpc_health import GrpcHealthProbe
 from services.guardian.guardian import SELF, TARGETS, Guardian, Ports
@@ -83,9 +85,14 @@ def main() -> None:
     book = DomainBook(layout, domains, clock)
     kill_switch = KillSwitch(layout.kill_switch)
     verifier = Verifier(layout.keys / "grant.pub")
+    if Generations(layout, DEPLOY).found(iso(clock.now())):
+        audit.write("generation.founded", number=1)
     agent = build_agent(
         SELF,
-        [Diagnostics(layout, clock, machine, guardian.health, _memory_verifier(station), identity.station_id)],
+        [
+            Diagnostics(layout, clock, machine, guardian.health, _memory_verifier(station), identity.station_id),
+            ConfigDrift(layout=layout, deploy=DEPLOY, clock=clock, cpu_seconds=time.thread_time),
+        ],
         layout=layout,
         exchange=FilesExchange(layout.svf, clock, verifier.valid, kill_switch),
         verifier=verifier.valid,

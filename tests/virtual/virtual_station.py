@@ -19,7 +19,7 @@ from calyx.probe.v1 import probe_pb2_grpc
 from chassis.agent import LeaseFile, build_agent
 from chassis.audit import Audit
 from chassis.canonical import Json
-from chassis.clock import VirtualClock
+from chassis.clock import VirtualClock, iso
 from chassis.consent import ConsentFile
 from chassis.domains import load_domains
 from chassis.exchange.files import FilesExchange
@@ -55,6 +55,7 @@ from services.governor.leases import Leases
 from services.governor.readings import Machine, Reading
 from services.guardian import servicer as guardian_wire
 from services.guardian.diagnostics import Diagnostics
+from services.guardian.drift import ConfigDrift, Generations
 from services.guardian.evidence import UnknownMachine
 from services.guardian.guardian import Guardian, Ports
 from services.guardian.health import LocalHealthProbe
@@ -363,8 +364,10 @@ class VirtualStation:
                 guardian.health,
                 lambda: (True, "virtual"),
                 self.identity.station_id,
-            )
+            ),
+            ConfigDrift(layout=self.layout, deploy=DEPLOY, clock=self.clock, cpu_seconds=self.clock.monotonic),
         ]
+        Generations(self.layout, DEPLOY).found(iso(self.clock.now()))
         return Process(
             served=[
                 Served(
