@@ -9,6 +9,11 @@ from contextlib import contextmanager
 from cli.output import note
 
 
+def say(words: str) -> None:
+    """Our own words, in one line."""
+    note(f"calyx run: {' '.join(words.split())}")
+
+
 def at_terminal() -> bool:
     """Whether somebody can be asked: the terminal is ours to read now, and what we say is seen."""
     if not sys.stderr.isatty():

@@ -21,6 +21,15 @@ _START = "import sys; sys.path.insert(0, sys.argv[2]); from cli.run.inside impor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """What a rehearsal sees at `real`: changes land in `upper`. `work` None: `upper` is a whole copy of it."""
+
+    real: Path
+    upper: Path
+    work: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
     """What is run, and how it is shut in."""
 
@@ -33,6 +42,10 @@ class Spec:
     """The folder of the control group to run in; empty for none."""
     confine: bool = True
     contain: bool = True
+    layers: tuple["Layer", ...] = ()
+    """With any, it is a rehearsal: apart, without a network, and what it writes lands in the layers."""
+    scratch: Path = Path("/")
+    """The folder of a rehearsal that can be written to beside its layers."""
     mask: tuple[int, ...] = ()
     """Signals that the command has blocked from the start: those that we were started with."""
 
@@ -56,6 +69,10 @@ class Began:
     """Whether it has a process namespace of its own, whose end nothing in it survives."""
     failed: int = 0
     why: str = ""
+    sealed: bool = False
+    """It is a rehearsal: all but its layers is mounted read-only, whether there is Landlock or not."""
+    cannot: str = ""
+    """Why no rehearsal could be set up for it; nothing was started then."""
 
 
 class Child:
@@ -84,6 +101,11 @@ class Child:
                     "confine": spec.confine,
                     "contain": spec.contain,
                     "mask": spec.mask,
+                    "scratch": str(spec.scratch),
+                    "layers": [
+                        {"real": str(each.real), "upper": str(each.upper), "work": str(each.work or "")}
+                        for each in spec.layers
+                    ],
                 }
             ).encode()
             + b"\n"
@@ -94,6 +116,8 @@ class Child:
             apart=bool(said.get("apart", False)),
             failed=int(said.get("failed", 0)),
             why=str(said.get("why", "")),
+            sealed=bool(spec.layers) and not said.get("failed"),
+            cannot=str(said.get("cannot", "")),
         )
         self.tree = Tree(self._process.pid, int(said["pid"]) if self.began.apart else 0)
 

@@ -23,8 +23,12 @@ from cli.reach import Reach
 from cli.run.asking import at_terminal, yes
 from cli.run.station import WAIT_SECONDS, AgentStation, Domain, Governing, Joined, TaskSeen
 
+REFUSED = 125
+"""The exit status that says: the station refused."""
 _MOST_WORDS = 2000
 AGAIN_SECONDS = 1.0
+_PROBED_WITHIN = 3
+"""Pulses: the first may have begun before the rehearsal was answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +98,7 @@ def _owner(reach: Reach, wish: Wish) -> str:
     paths = " ".join(f"--path {shlex.quote(str(each))}" for each in wish.paths)
     typed = " ".join(
         f"calyx domain new {shlex.quote(wish.domain)} --owner {shlex.quote(wish.domain)} {paths} --undo-by governor "
-        "--no-rehearse --sign --approve".split()
+        f"{'' if wish.paths else '--no-rehearse'} --sign --approve".split()
     )
     if not at_terminal():
         raise Refused(f"there is no domain {wish.domain}; make it with: {typed}")
@@ -108,7 +112,7 @@ def _owner(reach: Reach, wish: Wish) -> str:
 
     domains.create(
         reach, wish.domain, owner=wish.domain, paths=[str(each) for each in wish.paths],
-        effects="reversible" if wish.paths else "none", undo_by="governor", rehearses=False,
+        effects="reversible" if wish.paths else "none", undo_by="governor", rehearses=bool(wish.paths),
         ttl=wish.ttl or timedelta(hours=1),
     )  # fmt: skip
     return wish.domain
@@ -178,6 +182,34 @@ def _ask(reach: Reach, station: Governing, wish: Wish, task: TaskSeen) -> TaskSe
     return _follow(station, replace(task, approved_as="" if approved.id == task.id else approved.id))
 
 
+def approval(reach: Reach, station: Governing, wish: Wish, task_id: str, digest: str, plan: Sequence[str]) -> TaskSeen:
+    """The task that may apply a rehearsed plan, once a person has seen and approved it. Raises Refused."""
+    from calyx.cbo.v1 import cbo_pb2 as pb
+
+    for line in plan:
+        note(line)
+    if not at_terminal() or wish.wait_seconds > 0:
+        seen = station.await_task(task_id, "", 0)
+        why = f"{task_id} was rehearsed, nothing is changed; it needs a person's yes: calyx task approve {task_id}"
+        return _waited(reach, station, wish, seen, why)
+    if not yes("calyx run: that is what it did in the rehearsal; nothing is changed so far. Do exactly that?"):
+        withdraw(reach, task_id, "no at the terminal")
+        raise Refused("you said no; nothing was changed")
+    for attempt in range(_PROBED_WITHIN):
+        reach.cbo().RunPulse(pb.RunPulseRequest(), timeout=60)  # a plan is approved once it has been probed
+        seen = station.await_task(task_id, "", 0)
+        if seen.state != "rehearsed":
+            raise Refused(f"{task_id} is {seen.state}: {seen.reason or 'no reason given'}; nothing was changed")
+        try:
+            approved = reach.cbo().ApproveTask(pb.ApproveTaskRequest(id=task_id, plan_digest=digest)).task
+        except Refused:
+            if attempt + 1 == _PROBED_WITHIN:
+                raise
+            continue
+        return station.await_task(approved.id, "", 0)
+    raise AssertionError("unreachable")
+
+
 def _waited(reach: Reach, station: Governing, wish: Wish, task: TaskSeen, why: str) -> TaskSeen:
     """Wait as long as was allowed for a yes or a release; nothing is left behind when that does not come."""
     from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed  # only who waits needs it
@@ -215,7 +247,7 @@ def withdraw(reach: Reach, task_id: str, why: str) -> None:
 
     try:
         state = reach.cbo().GetTask(pb.GetTaskRequest(id=task_id)).task.state
-        if state == "proposed":
+        if state in ("proposed", "rehearsed"):
             reach.cbo().RejectTask(pb.RejectTaskRequest(id=task_id, why=f"calyx run: {why}"))
         else:
             reach.cbo().CancelTask(pb.CancelTaskRequest(id=task_id, why=f"calyx run: {why}"))

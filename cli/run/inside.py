@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from chassis.confine import Fence, restrict
+from cli.run import overlay
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _NEWNS, _NEWUSER, _NEWPID = 0x00020000, 0x10000000, 0x20000000
@@ -45,14 +46,19 @@ def main(control_fd: int) -> None:
 
 def _serve(control: socket.socket, spec: Mapping[str, Any]) -> None:
     _join_cgroup(str(spec["cgroup"]))
-    apart = bool(spec["contain"]) and _apart()
+    try:
+        known = overlay.sockets() if spec["layers"] else []
+        apart = _rehearsing() if spec["layers"] else bool(spec["contain"]) and _apart()
+    except OSError as error:
+        _send(control, {"pid": 0, "failed": _CANT_RUN, "cannot": error.strerror or str(error)})
+        return
     told, tell = os.pipe()
     child = os.fork()
     if child == 0:
         control.close()
         os.close(told)
         if apart:
-            _as_init(spec, tell)
+            _as_init(spec, known, tell)
         _become(spec, tell, covered=False)
     os.close(tell)
     with os.fdopen(told) as words:
@@ -127,10 +133,19 @@ def _apart() -> bool:
     return True
 
 
-def _as_init(spec: Mapping[str, Any], tell: int) -> NoReturn:
+def _rehearsing() -> bool:
+    overlay.leave()
+    return True
+
+
+def _as_init(spec: Mapping[str, Any], known: list[str], tell: int) -> NoReturn:
     """The first process of the namespace: starts the command, collects orphans, and takes all with it at its end."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    covered = _cover([Path(each) for each in spec["hidden"]])
+    try:
+        covered = _cover([Path(each) for each in spec["hidden"]], spec, known)
+    except OSError as error:
+        _write(tell, {"failed": _CANT_RUN, "cannot": error.strerror or str(error)})
+        os._exit(_CANT_RUN)
     hears, says = os.pipe()
     command = os.fork()
     if command == 0:
@@ -146,18 +161,31 @@ def _as_init(spec: Mapping[str, Any], tell: int) -> NoReturn:
             os._exit(0)
 
 
-def _cover(hidden: list[Path]) -> bool:
-    """Empty mounts over the hidden folders, and a /proc of the namespace's own; False when a folder stays visible."""
+def _cover(hidden: list[Path], spec: Mapping[str, Any], known: list[str]) -> bool:
+    """Empty mounts over the hidden folders, and a /proc of the namespace's own; False when a folder stays visible.
+
+    For a rehearsal the layers too, and the rest read-only: there whatever fails is an OSError.
+    """
+    layers, scratch = spec["layers"], str(spec["scratch"])
     # Unshared here and not before: the supervisor goes on seeing the /proc in which it finds what it has to end.
     if _libc.unshare(_NEWNS) != 0 or _libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None) != 0:
+        if layers:
+            raise OSError(ctypes.get_errno(), "no mount namespace")
         return False
+    if layers:
+        overlay.furnish(layers, scratch)
     _libc.mount(b"proc", b"/proc", b"proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, None)  # may be refused in a container
     flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
-    return all(
+    covered = all(
         _libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", flags, b"size=4k,mode=000") == 0
         for folder in hidden
         if folder.is_dir()
     )
+    if layers:
+        if not covered:
+            raise OSError(ctypes.get_errno(), "the state folder could not be hidden")
+        overlay.seal(layers, scratch, known)
+    return covered
 
 
 # --- the command ---------------------------------------------------------------------------------------------
@@ -178,6 +206,8 @@ def _become(spec: Mapping[str, Any], tell: int, *, covered: bool) -> NoReturn:
             hidden=tuple(Path(each) for each in spec["hidden"]),
             covered=covered,
         )
+        if spec["layers"]:
+            overlay.drop_capabilities()
         abi = restrict(fence) if spec["confine"] else 0
         signal.pthread_sigmask(signal.SIG_SETMASK, [signal.Signals(each) for each in spec["mask"]])
         # The pipe closes when the command runs: until then these are the last words.

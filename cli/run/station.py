@@ -1,5 +1,6 @@
 """What `calyx run` asks of the station, as a port, and as it is over gRPC."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, timedelta
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from chassis.canonical import canonical_json
+from chassis.errors import Refused
 from chassis.exchange.port import Holder
 from cli.reach import Reach, endpoints
 from cli.run.orders import Order
@@ -26,6 +28,7 @@ class Domain:
     paths: tuple[Path, ...]
     effects: str
     ttl: timedelta
+    rehearses: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,17 @@ class TaskSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A claim. `epoch` 0 and `why` when there was nothing to claim."""
+
+    epoch: int
+    why: str = ""
+    rehearsal: bool = False
+    plan_digest: str = ""
+    """What a person approved, where it was rehearsed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """The one answer to the task."""
 
@@ -64,6 +78,8 @@ class Answer:
     cost: Mapping[str, float] | None = None
     applied: bool = False
     reverted: bool = False
+    plan: Mapping[str, Any] | None = None
+    plan_digest: str = ""
 
 
 class Governing(Protocol):
@@ -72,9 +88,7 @@ class Governing(Protocol):
     def join(self) -> Joined: ...
     def propose(self, domain: str, objective: str, params: Mapping[str, str], key: str, ttl: timedelta) -> TaskSeen: ...
     def await_task(self, task_id: str, seen: str, wait_seconds: float) -> TaskSeen: ...
-    def claim(self, task_id: str, holder: Holder) -> tuple[int, str]:
-        """The epoch; 0 and why when there is nothing to claim."""
-        ...
+    def claim(self, task_id: str, holder: Holder) -> Taken: ...
 
     def check(self, task_id: str, epoch: int) -> str:
         """Why the effect may not happen now; empty when it may."""
@@ -86,6 +100,12 @@ class Governing(Protocol):
         ...
 
     def report(self, text: str) -> None: ...
+
+
+def allowed(station: Governing, task_id: str, epoch: int) -> None:
+    """Raises Refused when the effect may not happen now."""
+    if why := station.check(task_id, epoch):
+        raise Refused(why)
 
 
 class AgentStation:
@@ -115,6 +135,7 @@ class AgentStation:
                     paths=tuple(Path(path) for path in each.paths),
                     effects=each.effects,
                     ttl=each.ttl.ToTimedelta(),
+                    rehearses=each.rehearses,
                 )
                 for each in answer.domains
             },
@@ -136,7 +157,7 @@ class AgentStation:
         request.wait.FromTimedelta(timedelta(seconds=wait_seconds))
         return _task(self._stub.AwaitTask(request, timeout=wait_seconds + CALL_SECONDS).task)
 
-    def claim(self, task_id: str, holder: Holder) -> tuple[int, str]:
+    def claim(self, task_id: str, holder: Holder) -> Taken:
         from calyx.agent.v1 import agent_pb2 as pb
 
         request = pb.ClaimRequest(session=self._session, limit=1, task_id=task_id)
@@ -150,7 +171,14 @@ class AgentStation:
             )
         )
         answer = self._stub.Claim(request, timeout=WAIT_SECONDS + CALL_SECONDS)
-        return (answer.claims[0].epoch, "") if answer.claims else (0, answer.reason)
+        if not answer.claims:
+            return Taken(epoch=0, why=answer.reason)
+        manifest = json.loads(answer.claims[0].manifest_json)
+        return Taken(
+            epoch=answer.claims[0].epoch,
+            rehearsal=bool(manifest.get("rehearsal")),
+            plan_digest=str(manifest.get("plan_digest", "")),
+        )
 
     def check(self, task_id: str, epoch: int) -> str:
         from calyx.agent.v1 import agent_pb2 as pb
@@ -180,7 +208,8 @@ class AgentStation:
             session=self._session, task_id=task_id, epoch=epoch, status=answer.status, detail=answer.detail,
             files_changed=answer.files_changed, effects_json=canonical_json(list(answer.effects)).decode(),
             claims_json=canonical_json(list(answer.claims)).decode(), cost=dict(answer.cost or {}),
-            applied=answer.applied, reverted=answer.reverted,
+            applied=answer.applied, reverted=answer.reverted, plan_digest=answer.plan_digest,
+            plan_json="" if answer.plan is None else canonical_json(dict(answer.plan)).decode(),
         )  # fmt: skip
         request.duration.FromTimedelta(timedelta(seconds=answer.seconds))
         return str(self._stub.Ack(request).status)

@@ -94,7 +94,8 @@ class Approvals:
     def _askable(self, task: Task, plan_digest: str) -> None:
         """A proposal that nobody can rehearse: then the yes is to the task itself, and there is no plan to name."""
         manifest = self._bridge.domains.get(task.domain)
-        if manifest is None or manifest.rehearses or task.level is not Level.GUIDE:
+        rehearses = manifest is not None and manifest.rehearses and not task.cannot_rehearse
+        if manifest is None or rehearses or task.level is not Level.GUIDE:
             raise Refused(f"{task.id} is a suggestion, nothing was rehearsed; raise {task.domain} to GUIDE first")
         if plan_digest:
             raise InvalidInput(f"{task.id} was not rehearsed, so it has no plan; approve it without a plan_digest")

@@ -149,6 +149,9 @@ class Desk:
 
     def undo_possible(self, task: Task) -> tuple[bool, str]:
         """Whether an undo would be tried, and why or why not."""
+        manifest = self._bridge.domains.get(task.domain)
+        if manifest is not None and manifest.effects == "irreversible" and not (task.undo_of or task.rehearsal):
+            return False, f"{task.domain} declares its effects irreversible"
         if task.state in CUT_SHORT and self._kept_by_another(task):
             return self._cut_short(task)
         if task.undo_of and task.state == "done":
@@ -162,9 +165,6 @@ class Desk:
             return False, "nothing was changed"
         if task.state == "failed":
             return False, "undone by the agent when it failed" if ack.get("reverted") else "failed halfway; see its ack"
-        manifest = self._bridge.domains.get(task.domain)
-        if manifest is not None and manifest.effects == "irreversible":
-            return False, f"{task.domain} declares its effects irreversible"
         later = self.dependants(task)
         if later:
             return True, f"{len(later)} later tasks changed the same files: undo them first, or --cascade"

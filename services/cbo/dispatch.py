@@ -103,7 +103,7 @@ class Dispatcher:
         kill_switch = bridge.kill_switch.why() if bridge.kill_switch.engaged() else None
         asked = Asked(
             request=request_of(bridge, task, manifest),
-            manifest=Terms.of(manifest),
+            manifest=replace(Terms.of(manifest), rehearses=manifest.rehearses and not task.cannot_rehearse),
             pinned=bridge.ruling(manifest, task.owner),
             kill_switch=kill_switch,
             revoked=bridge.revoked(task.domain),

@@ -91,6 +91,11 @@ class Task:
     """Shorter than its domain's, if set."""
 
     @property
+    def cannot_rehearse(self) -> str:
+        """Why its agent says that this one can't be rehearsed, so that a person is asked first; empty if it can."""
+        return self.params.get("cannot_rehearse", "") if self.source.startswith("agent:") else ""
+
+    @property
     def has_effects(self) -> bool:
         """Whether it was sent out to change something (an undo is counted apart)."""
         return not self.rehearsal and not self.undo_of and self.dispatched_at is not None

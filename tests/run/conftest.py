@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.embedded.conftest import Station
+from tests.embedded.conftest import Station, until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,6 +43,8 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
     found.environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "protos" / "gen")])}
     found.environment.pop("CALYX_TASK_ID", None)
     found.calyx("up", "--detach", "--port", "0", "--pulse-interval", "1s")
+    # Before its first whole reading the governor admits nothing, and a rehearsal would be held.
+    until(lambda: found.json("capacity")["cpu_percent"] is not None, 60, "the governor's first whole reading")
     try:
         yield found
     finally:
