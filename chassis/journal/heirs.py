@@ -15,12 +15,15 @@ _REMEMBERED = 1000
 
 
 def remember(journal: Path, target: Path, was: int, now: int) -> None:
-    """Note that at `target` the file `now` continues `was` (inode numbers). Idempotent."""
+    """Note that at `target` the file `now` continues `was` (inode numbers), and all that had continued it since:
+    an undo that is undone comes back to an older one. Idempotent."""
     heirs = _read(journal, target)
-    if was != now and heirs.get(str(was)) != now:
-        heirs.pop(str(was), None)
+    last = _last(heirs, was)
+    if last != now:
+        heirs.pop(str(now), None)  # whatever it led to is led back to it
+        heirs.pop(str(last), None)
         kept = dict(list(heirs.items())[-(_REMEMBERED - 1) :])
-        write_json(_file(journal, target), {**kept, str(was): now}, mode=0o600)
+        write_json(_file(journal, target), {**kept, str(last): now}, mode=0o600)
 
 
 def restored(journal: Path, target: Path, was: int) -> None:
@@ -32,7 +35,11 @@ def restored(journal: Path, target: Path, was: int) -> None:
 
 def heir(journal: Path, target: Path, inode: int) -> int:
     """The inode that stands for `inode` by now."""
-    heirs, seen = _read(journal, target), {inode}
+    return _last(_read(journal, target), inode)
+
+
+def _last(heirs: dict[str, int], inode: int) -> int:
+    seen = {inode}
     while (after := heirs.get(str(inode))) is not None and after not in seen:
         inode = after
         seen.add(inode)

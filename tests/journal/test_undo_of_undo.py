@@ -170,3 +170,19 @@ def test_what_would_be_dropped_is_said_first_and_what_was_dropped_with_when_and_
     assert task_id == "t1" and "dropped on" in reason and "(age)" in reason
     assert [each.task_id for each in yard.journal.kept()] == ["t2"]
     assert "dropped on" in yard.journal.can_undo("t1")[1]
+
+
+def test_a_rotation_is_undone_after_a_later_undo_was_undone_and_undone_again(yard: Yard) -> None:
+    log, before = yard.data / "a", yard.tree()
+    yard.do(lambda effects: effects.rotate(log, yard.data / "a.1"))
+    with yard.journal.watch("t2", 1, [yard.data]) as seen:
+        log.unlink()
+        log.write_bytes(b"another inode")
+        seen.settle()
+        seen.finish({})
+    yard.journal.undo("t2", by="u1")
+    yard.journal.undo("u1", by="u2")
+    assert log.read_bytes() == b"another inode"
+    yard.journal.undo("u2")
+    yard.journal.undo("t1")
+    assert yard.tree() == before
