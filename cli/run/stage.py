@@ -28,9 +28,12 @@ class Cannot(Exception):
 
 
 class Stage:
-    """One rehearsal. `before` is how the folders looked when it began."""
+    """One rehearsal. `before` is how the folders looked when it began. `overlay` False: on a copy at once."""
 
-    def __init__(self, folder: Path, roots: Sequence[Path], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, roots: Sequence[Path], say: Callable[[str], None], *, overlay: bool = True
+    ) -> None:
+        self._overlay = overlay and all(root.is_dir() for root in roots)
         self._folder, self._roots, self._say = folder, tuple(roots), say
         self.before: dict[str, Found] = {}
         self._copies: dict[str, Found] = {}
@@ -51,13 +54,13 @@ class Stage:
 
     def start(self, spec: Callable[[tuple[Layer, ...]], Spec]) -> Child:
         """The command over an overlay, or over a copy where none can be mounted. Raises Cannot; it was not started."""
-        child = Child(spec(self._overlays())) if all(root.is_dir() for root in self._roots) else None
+        child = Child(spec(self._overlays())) if self._overlay else None
         if child is not None and not child.began.cannot.startswith("overlay"):
             return self._begun(child)
         if child is not None:
             child.ended(5.0)
-        self._say("no overlay here: it is rehearsed on a copy")
-        return self._begun(Child(spec(self._copied())))
+        self._say("no overlay here, so it is rehearsed on a copy")
+        return self._begun(Child(spec(self.copies())))
 
     @staticmethod
     def _begun(child: Child) -> Child:
@@ -78,7 +81,8 @@ class Stage:
         self.layers = tuple(layers)
         return self.layers
 
-    def _copied(self) -> tuple[Layer, ...]:
+    def copies(self) -> tuple[Layer, ...]:
+        """Layers that are whole copies: shared blocks where the file system can. Raises Refused."""
         layers = []
         for n, root in enumerate(self._roots):
             place = self._folder / f"{n}-copy"
