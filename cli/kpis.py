@@ -1,11 +1,9 @@
 """`calyx kpi`: the five targets and how the station stands."""
 
-import json as jsonlib
 from typing import Any
 
 import typer
 
-from chassis.errors import NotFound
 from cli.output import JsonFlag, emit, figure, figure_state, optional, say, share, span
 from cli.reach import reach_of
 from cli.tables import Column, table
@@ -37,11 +35,6 @@ def kpi(ctx: typer.Context, json: JsonFlag = False) -> None:
 
     reach = reach_of(ctx)
     answer = reach.cbo().GetKpis(pb.GetKpisRequest())
-    try:
-        record = reach.cbo().GetPulse(pb.GetPulseRequest()).record_json
-    except NotFound:  # before the first pulse
-        record = ""
-    learned = confidence(record)
 
     def words(v: dict[str, Any]) -> None:
         table(
@@ -66,49 +59,62 @@ def kpi(ctx: typer.Context, json: JsonFlag = False) -> None:
         {
             "window_s": answer.window_seconds,
             "kpis": [as_json(each) for each in answer.kpis],
-            "confidence": learned,
+            "confidence": confidence(answer.confidence),
         },
         json,
         words,
     )
 
 
-def confidence(record_json: str) -> dict[str, Any]:
-    """How good the predictions were and what memory is worth, as the last pulse has it; empty before the first one."""
-    critique = (jsonlib.loads(record_json) if record_json else {}).get("critique", {})
-    return {"calibration": critique.get("calibration") or {}, "uplift": critique.get("uplift") or {}}
+def confidence(found: Any) -> dict[str, Any]:
+    """How good the predictions of the last 24 h were, and what memory is worth; None is unknown."""
+    return {
+        "predictions": found.predictions,
+        "brier": optional(found, "brier"),
+        "calibration_error": optional(found, "calibration_error"),
+        "skill": optional(found, "skill"),
+        "bins": [
+            {"count": b.count, "predicted": b.predicted, "came": b.came, "low": b.low, "high": b.high}
+            for b in found.bins
+        ],
+        "uplift": optional(found, "uplift"),
+        "uplift_low": optional(found, "uplift_low"),
+        "uplift_high": optional(found, "uplift_high"),
+        "uplift_note": found.uplift_note,
+    }
 
 
 def in_words(found: dict[str, Any]) -> list[str]:
     """Brier, calibration error and the reliability plot; then memory's uplift."""
-    known, gain = found["calibration"], found["uplift"]
-    if not known.get("predictions"):
+    if not found["predictions"]:
         return ["confidence: no prediction has been scored in 24 h"]
-    skill = "" if known.get("skill") is None else f", {known['skill']:+.1%} better than always saying the base rate"
+    skill = "" if found["skill"] is None else f", {found['skill']:+.1%} better than always saying the base rate"
     lines = [
-        f"confidence: Brier {known['brier']:.4f}{skill}; calibration error {known['ece']:.4f} over "
-        f"{known['predictions']} predictions"
+        f"confidence: Brier {found['brier']:.4f}{skill}; calibration error {found['calibration_error']:.4f} over "
+        f"{found['predictions']} predictions"
     ]
-    lines += [f"  {line}" for line in reliability(known.get("bins", []))]
-    if gain.get("value") is None:
-        lines.append(f"uplift of memory: unknown; {gain.get('note', 'not measured')}")
+    lines += [f"  {line}" for line in reliability(found["bins"])]
+    if found["uplift"] is None:
+        lines.append(f"uplift of memory: unknown; {found['uplift_note'] or 'not measured'}")
     else:
         lines.append(
-            f"uplift of memory: {gain['value']:+.3f} utility a task, 95 % between {gain['low']:+.3f} and "
-            f"{gain['high']:+.3f} ({gain['note']})"
+            f"uplift of memory: {found['uplift']:+.3f} utility a task, 95 % between {found['uplift_low']:+.3f} and "
+            f"{found['uplift_high']:+.3f} ({found['uplift_note']})"
         )
     return lines
 
 
 def reliability(bins: list[dict[str, Any]], width: int = 40) -> list[str]:
-    """One line for each tenth of the predictions: `|` where it was predicted, `o` how often it succeeded."""
+    """One line for each tenth of the predictions: `|` where it was predicted, `o` how often it succeeded, in `·`."""
     lines = []
-    for each in (each for each in bins if each["count"]):
-        predicted, came = each["predicted"] / each["count"], each["succeeded"] / each["count"]
+    for each in bins:
         marks = [" "] * (width + 1)
-        marks[round(predicted * width)] = "|"
-        marks[round(came * width)] = "X" if marks[round(came * width)] == "|" else "o"
-        lines.append(f"[{''.join(marks)}] said {predicted:5.1%}, came {came:5.1%} of {each['count']}")
+        for at in range(round(each["low"] * width), round(each["high"] * width) + 1):
+            marks[at] = "·"
+        predicted, came = round(each["predicted"] * width), round(each["came"] * width)
+        marks[predicted] = "|"
+        marks[came] = "X" if came == predicted else "o"
+        lines.append(f"[{''.join(marks)}] said {each['predicted']:5.1%}, came {each['came']:5.1%} of {each['count']}")
     return lines
 
 

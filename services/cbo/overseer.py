@@ -33,6 +33,7 @@ from services.cbo.inbox import Inbox
 from services.cbo.joining import Joining
 from services.cbo.kpis import Kpi
 from services.cbo.ladder import Ladder
+from services.cbo.measured import Measured
 from services.cbo.meter import Meter
 from services.cbo.notify import Notifier
 from services.cbo.notify_targets import FILE, Send, Targets, send_by_apprise
@@ -368,6 +369,10 @@ class Overseer:
         return int(self.bridge.store.value("SELECT coalesce(max(number), 0) FROM pulse"))
 
     def next_pulse_at(self) -> datetime | None:
+    def measured(self) -> Measured:
+        """What the KPIs and the calibration rest on, as of now."""
+        return self._meter.measured()
+
         if self.last is None:
             return None
         return self.last.started_at + timedelta(seconds=self.bridge.options.pulse_interval_seconds)

@@ -1,5 +1,6 @@
 """How sure we are that a procedure works: discounted Beta posteriors, pooled over contexts, and their calibration."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -14,6 +15,7 @@ POOL = 10.0
 al., Bayesian Data Analysis, 5.3): a procedure's record beside that of one context, and both beside what is recalled."""
 COST_WEIGHT = 0.3
 """Weight of the newest cost in the running mean."""
+Z_95 = 1.959964
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +137,13 @@ class Bin:
     predicted: float
     succeeded: int
     squared_error: float
+
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the share that succeeded: Wilson's score interval (JASA 22, 1927, p. 209)."""
+        n, share = self.count, self.succeeded / self.count
+        middle = (share + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
+        half = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n * n)) / (1 + Z_95**2 / n)
+        return max(0.0, middle - half), min(1.0, middle + half)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

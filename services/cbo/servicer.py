@@ -213,10 +213,11 @@ class CboServicer(cbo_pb2_grpc.CboServiceServicer):
         return pb.SetKillSwitchResponse(engaged=self._overseer.bridge.kill_switch.engaged(), changed=changed)
 
     async def GetKpis(self, request: pb.GetKpisRequest, context: Any) -> pb.GetKpisResponse:
-        found = await self._executor.run(self._overseer.kpis)
-        now = self._overseer.bridge.clock.now()
+        found = await self._executor.run(self._overseer.measured)
         return pb.GetKpisResponse(
-            window_seconds=WINDOW.total_seconds(), kpis=[wire.kpi_to_wire(each, now) for each in found]
+            window_seconds=WINDOW.total_seconds(),
+            kpis=[wire.kpi_to_wire(each, found.now) for each in found.kpis()],
+            confidence=wire.confidence_to_wire(found.calibration(), found.uplift()),
         )
 
     async def GetPolicy(self, request: pb.GetPolicyRequest, context: Any) -> pb.GetPolicyResponse:

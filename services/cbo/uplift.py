@@ -9,6 +9,7 @@ from chassis.canonical import Json
 from chassis.rng import Rng
 from services.cbo.planner import BYTES_WEIGHT, CPU_WEIGHT
 from services.cbo.ports import Summary
+from services.cbo.posterior import Z_95
 
 IGNORED_SHARE = 0.05
 """Of the decisions that memory could have changed."""
@@ -17,7 +18,6 @@ RECENT_RUNS = 80
 what memory has counted since ever would outweigh a change for as long as it took to happen."""
 ENOUGH = 30
 """Decisions without memory before a difference is said."""
-Z_95 = 1.959964
 
 Heard = Literal["used", "ignored", "none"]
 """What a decision made of memory; `none`: it had nothing to say that could have mattered."""

@@ -21,9 +21,11 @@ from services.cbo.kpis import Kpi
 from services.cbo.ladder import Rung
 from services.cbo.objectives import Objective, Schedule
 from services.cbo.policy_file import InForce
+from services.cbo.posterior import Calibration
 from services.cbo.replay import Verdict
 from services.cbo.rows import Row
 from services.cbo.tasks import Task
+from services.cbo.uplift import Uplift
 
 
 def stamp(moment: datetime | None) -> Timestamp | None:
@@ -213,6 +215,23 @@ def kpi_to_wire(kpi: Kpi, now: datetime) -> pb.Kpi:
     else:
         figure = figure_ok(kpi.value, kpi.unit, now, now, kpi.coverage)
     return pb.Kpi(name=kpi.name, target=kpi.target, value=figure, verdict=kpi.verdict, note=kpi.note)
+
+
+def confidence_to_wire(known: Calibration, gain: Uplift) -> pb.Confidence:
+    made = pb.Confidence(
+        predictions=known.predictions, brier=known.brier, calibration_error=known.ece, skill=known.skill,
+        uplift=gain.value, uplift_low=gain.low, uplift_high=gain.high, uplift_note=gain.note,
+    )  # fmt: skip
+    for each in known.bins:
+        low, high = each.interval()
+        made.bins.add(
+            count=each.count,
+            predicted=each.predicted / each.count,
+            came=each.succeeded / each.count,
+            low=low,
+            high=high,
+        )
+    return made
 
 
 def undone_to_wire(undone: Undone) -> pb.UndoResponse:

@@ -45,6 +45,7 @@ def assemble(answers: Mapping[str, Answer], own: Own, *, now: datetime, monotoni
         "pulses": sections.pulses(view),
         "inbox": sections.inbox(view),
         "kpis": sections.kpis(view),
+        "confidence": sections.confidence(view),
         "services": sections.services(view, own.version, monotonic - own.started_monotonic),
         "memory": sections.memory(view),
         "agents": joined.agents(view),

@@ -267,6 +267,20 @@ def kpis(view: View) -> Json:
     return {**standing, "items": items, "window_seconds": (view.value("kpis") or {}).get("window_seconds")}
 
 
+def confidence(view: View) -> Json:
+    """What it predicted before it acted, and how that came out. None is unknown; no prediction, no figure."""
+    standing = view.standing("kpis", view.pulse_seconds)
+    found = {} if standing["state"] == "unknown" else (view.value("kpis") or {}).get("confidence") or {}
+    figures = ("brier", "calibration_error", "skill", "uplift", "uplift_low", "uplift_high")
+    return {
+        **standing,
+        "predictions": found.get("predictions"),
+        "bins": found.get("bins") or [],
+        **{name: found.get(name) for name in figures},
+        "uplift_note": found.get("uplift_note") or "",
+    }
+
+
 def _verdict(kpi: Json | None, figure: Json) -> str:
     """A verdict goes with its figure: on what is unknown there is none."""
     said = str((kpi or {}).get("verdict") or "insufficient data")

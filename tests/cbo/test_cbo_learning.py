@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import scipy.stats
 from cbo_station import Station
 
 from bench import worlds
@@ -22,8 +23,19 @@ from services.cbo.drills import Drills
 from services.cbo.load import BUSY_PERCENT, Load, load_class
 from services.cbo.planner import Candidate, again, choose
 from services.cbo.ports import Capacity, Reading, Summary
-from services.cbo.posterior import RUN_DISCOUNT, Key, Posterior, joined, learned, pooled
-from services.cbo.uplift import ENOUGH, Arm, heard, uplift, worth
+from services.cbo.posterior import (
+    NO_CALIBRATION,
+    RUN_DISCOUNT,
+    Bin,
+    Key,
+    Posterior,
+    calibration,
+    joined,
+    learned,
+    pooled,
+)
+from services.cbo.uplift import ENOUGH, Arm, Uplift, heard, uplift, worth
+from services.cbo.wire import confidence_to_wire
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 NewStation = Callable[..., Station]
@@ -259,14 +271,24 @@ def test_bins_have_equal_mass_and_the_record_holds_what_the_plot_needs(station: 
 
 
 def test_the_kpi_command_says_how_good_the_predictions_were() -> None:
-    calibration = {
-        "predictions": 40, "brier": 0.1, "ece": 0.03, "skill": 0.2, "base_rate": 0.9,
-        "bins": [{"count": 40, "predicted": 36.0, "succeeded": 20, "squared_error": 4.0}],
-    }  # fmt: skip
-    said = in_words({"calibration": calibration, "uplift": {"value": 0.05, "low": 0.01, "high": 0.09, "note": "n"}})
-    assert "Brier 0.1000, +20.0 % better" in said[0].replace("%", " %").replace("  ", " ")
-    assert said[1].index("o") < said[1].index("|") and "said 90.0%, came 50.0% of 40" in said[1]
+    known = calibration([Bin(count=40, predicted=36.0, succeeded=20, squared_error=4.0)])
+    gain = Uplift(used=60, ignored=40, value=0.05, low=0.01, high=0.09, note="n")
+    shown = confidence(confidence_to_wire(known, gain))
+    said = in_words(shown)
+    assert "Brier 0.1000, +60.0% better" in said[0] and "calibration error 0.4000 over 40" in said[0]
+    assert said[1].index("·") < said[1].index("o") < said[1].index("|"), "the interval, what came, what was said"
+    assert "said 90.0%, came 50.0% of 40" in said[1]
     assert "+0.050" in said[2] and "between +0.010 and +0.090" in said[2]
-    assert "no prediction" in in_words({"calibration": {}, "uplift": {}})[0]
-    assert "unknown" in in_words({"calibration": calibration, "uplift": {"value": None, "note": "3 of 30"}})[-1]
-    assert confidence("") == {"calibration": {}, "uplift": {}}
+    nothing = Uplift(used=0, ignored=3, value=None, low=None, high=None, note="3 of 30")
+    assert "unknown; 3 of 30" in in_words(confidence(confidence_to_wire(known, nothing)))[-1]
+    empty = confidence(confidence_to_wire(NO_CALIBRATION, nothing))
+    assert "no prediction" in in_words(empty)[0] and empty["brier"] is None and empty["bins"] == []
+
+
+def test_the_interval_of_a_share_is_wilsons() -> None:
+    made = scipy.stats.binomtest(20, 40).proportion_ci(method="wilson")
+    assert Bin(count=40, predicted=0.0, succeeded=20, squared_error=0.0).interval() == pytest.approx(
+        (made.low, made.high)
+    )
+    low, high = Bin(count=3, predicted=0.0, succeeded=3, squared_error=0.0).interval()
+    assert low < 0.5 and high == 1.0, "three of three prove little"

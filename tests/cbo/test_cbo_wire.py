@@ -111,6 +111,9 @@ def test_a_person_walks_through_the_whole_contract(station: Station, connect: Co
     assert about.kill_switch and about.kill_switch_why == "look" and about.last_pulse.id == "bp-000000002"
     found = {kpi.name: kpi for kpi in stub.GetKpis(pb.GetKpisRequest()).kpis}
     assert found["overrides"].value.value == 2.0 and found["overrides"].verdict == "missed"
+    known = stub.GetKpis(pb.GetKpisRequest()).confidence
+    assert known.predictions == 0 and not known.HasField("brier") and not known.HasField("uplift")
+    assert "of 30 decisions without memory" in known.uplift_note
     assert found["uptime"].value.state == common_pb2.FIGURE_STATE_UNKNOWN
     assert stub.CancelObjective(pb.CancelObjectiveRequest(id=made.id)).objective.state in ("cancelled", "done")
 

@@ -327,9 +327,7 @@ def test_kpis_keep_value_coverage_and_verdict_apart(calyx: Console) -> None:
         verdict="insufficient data",
         note="since start: 37/37 slots",
     )
-    calyx.answers(
-        GetKpis=cbo_pb2.GetKpisResponse(window_seconds=86400, kpis=[kpi]), GetPulse=cbo_pb2.GetPulseResponse()
-    )
+    calyx.answers(GetKpis=cbo_pb2.GetKpisResponse(window_seconds=86400, kpis=[kpi]))
     value = calyx.json("kpi")
     assert value["window_s"] == 86400
     assert {"name", "target", "value", "coverage", "verdict"} <= set(value["kpis"][0])

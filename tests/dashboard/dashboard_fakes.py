@@ -50,6 +50,7 @@ class FakeStation:
     ladder_list: list[dict[str, Any]] = field(default_factory=list)
     agent_list: list[dict[str, Any]] = field(default_factory=list)
     kpi_list: list[dict[str, Any]] = field(default_factory=list)
+    confidence: dict[str, Any] = field(default_factory=dict)
     incident_list: list[dict[str, Any]] = field(default_factory=list)
     slot_list: list[dict[str, Any]] = field(default_factory=list)
     health_states: dict[str, str] = field(default_factory=lambda: dict.fromkeys(SERVICES, "up"))
@@ -134,7 +135,7 @@ class FakeStation:
 
     def kpis(self, timeout: float) -> dict[str, Any]:
         self._need("cbo", "kpis")
-        return {"window_seconds": 86400.0, "kpis": self.kpi_list}
+        return {"window_seconds": 86400.0, "kpis": self.kpi_list, "confidence": self.confidence}
 
     def agents(self, timeout: float) -> list[dict[str, Any]]:
         self._need("cbo", "agents")

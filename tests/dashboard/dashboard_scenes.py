@@ -6,6 +6,7 @@ from typing import Any
 from dashboard_fakes import FakeStation, figure
 
 from chassis.clock import Clock, iso
+from services.cbo.posterior import Bin
 
 
 def reading(cpu: float = 12.4, ram: float = 41.2, age: float = 2.0) -> dict[str, Any]:
@@ -168,6 +169,30 @@ def empty(clock: Clock) -> FakeStation:
     return station
 
 
+def confidence() -> dict[str, Any]:
+    """As `GetKpis` tells it: a station that is a little too sure where it is not very sure."""
+    said = (
+        (0.42, 7),
+        (0.55, 8),
+        (0.68, 8),
+        (0.74, 9),
+        (0.81, 9),
+        (0.86, 10),
+        (0.9, 11),
+        (0.93, 12),
+        (0.96, 12),
+        (0.97, 12),
+    )
+    bins = []
+    for predicted, succeeded in said:
+        low, high = Bin(count=12, predicted=0.0, succeeded=succeeded, squared_error=0.0).interval()
+        bins.append({"count": 12, "predicted": predicted, "came": succeeded / 12, "low": low, "high": high})
+    return {
+        "predictions": 120, "brier": 0.112, "calibration_error": 0.041, "skill": 0.23, "bins": bins, "uplift": None,
+        "uplift_low": None, "uplift_high": None, "uplift_note": "12 of 30 decisions without memory have ended",
+    }  # fmt: skip
+
+
 def busy(clock: Clock) -> FakeStation:
     """Forty-two pulses in: promotions, plans that wait, a recovery behind it."""
     station = FakeStation(clock)
@@ -197,6 +222,7 @@ def busy(clock: Clock) -> FakeStation:
         kpi("confidence_delta", 0.4, "pp", "missed", "4 domains"),
         kpi("overrides", 0.0, "count", "met"),
     ]
+    station.confidence = confidence()
     logs = "/station/logs/"
     station.task_list = [
         proposal(clock, "t-0123-42-1", "log_rotation", "rotate the logs", [

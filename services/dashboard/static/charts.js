@@ -87,6 +87,34 @@ export function pulseRing(left, interval, tone) {
   );
 }
 
+/** What was predicted (across) against how often it came about (up), each with its 95 % interval; on the line is right. */
+export function reliability(bins) {
+  const side = 200;
+  const pad = { left: 34, right: 8, top: 8, bottom: 22 };
+  const span = side - pad.left - pad.right;
+  const x = (share) => pad.left + span * share;
+  const y = (share) => pad.top + span * (1 - share);
+  const most = Math.max(...bins.map((each) => each.count), 1);
+  const percent = (share) => `${Math.round(share * 100)} %`;
+  const total = bins.reduce((sum, each) => sum + each.count, 0);
+  return h(
+    "svg",
+    { class: "reliability", viewBox: `0 0 ${side} ${side - 8}`, role: "img", "aria-label": `Of ${total} predictions: ` + bins.map((each) => `said ${percent(each.predicted)}, came ${percent(each.came)}`).join("; ") },
+    [0, 0.5, 1].map((tick) => [
+      h("line", { class: "grid", x1: x(0), x2: x(1), y1: y(tick), y2: y(tick) }),
+      h("line", { class: "grid", x1: x(tick), x2: x(tick), y1: y(0), y2: y(1) }),
+      h("text", { class: "tick", x: pad.left - 5, y: y(tick) + 3.5, "text-anchor": "end" }, percent(tick)),
+      h("text", { class: "tick", x: x(tick), y: y(0) + 14, "text-anchor": tick === 0 ? "start" : tick === 1 ? "end" : "middle" }, percent(tick)),
+    ]),
+    h("line", { class: "right", x1: x(0), y1: y(0), x2: x(1), y2: y(1) }),
+    bins.map((each) => [
+      h("line", { class: "interval", x1: x(each.predicted), x2: x(each.predicted), y1: y(each.low), y2: y(each.high) }),
+      h("circle", { class: each.low <= each.predicted && each.predicted <= each.high ? "dot" : "dot off", cx: x(each.predicted), cy: y(each.came), r: (2 + 2.5 * Math.sqrt(each.count / most)).toFixed(1) },
+        h("title", {}, `said ${percent(each.predicted)}, came ${percent(each.came)} of ${each.count} (95 %: ${percent(each.low)} to ${percent(each.high)})`)),
+    ]),
+  );
+}
+
 /** 0–100 as a bar; no bar for what is unknown. `warn` and `bad` are percentages. */
 export function bar(value, warn, bad) {
   const tone = value === null ? "blank" : value >= bad ? "bad" : value >= warn ? "warn" : "fine";

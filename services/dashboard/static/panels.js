@@ -1,6 +1,6 @@
 // The panels of the page. Each takes the overview and the seconds since it came, and returns elements.
 
-import { bar, pulseRing, scoreLine, slotStrip } from "./charts.js";
+import { bar, pulseRing, reliability, scoreLine, slotStrip } from "./charts.js";
 import { h } from "./dom.js";
 import { aged, ago, bytes, clockTime, live, number, shown, span } from "./figures.js";
 
@@ -252,6 +252,26 @@ export function learned(doc, elapsed) {
   ], { lasting: false });
 }
 
+export function confidence(doc, elapsed) {
+  const c = doc.confidence;
+  const signed = (value) => `${value > 0 ? "+" : value < 0 ? "−" : "±"}${Math.abs(value).toFixed(3)}`;
+  return panel("confidence", "How sure it was, and how it came out, 24 h", c, elapsed, () => !c.predictions
+    ? h("p", { class: "none" }, "No prediction has been scored yet. One is written down before each run and scored after it.")
+    : h("div", { class: "sure" },
+      h("div", {},
+        reliability(c.bins),
+        h("p", { class: "legend" }, "across: said · up: came · on the line: right")),
+      h("dl", { class: "facts" },
+        h("dt", {}, "Predictions scored"), h("dd", {}, number(c.predictions)),
+        h("dt", {}, term("Off by, on average", "ECE")), h("dd", {}, `${(c.calibration_error * 100).toFixed(1)} pp`),
+        h("dt", {}, "Brier score, 0 is best"), h("dd", {}, c.brier.toFixed(3)),
+        h("dt", {}, "Better than the base rate"), h("dd", { class: c.skill === null ? "fig unknown" : "", title: c.skill === null ? "all ended alike, so the base rate alone is perfect" : "" }, c.skill === null ? "–" : `${(c.skill * 100).toFixed(0)} %`),
+        h("dt", {}, "What memory is worth"),
+        h("dd", { class: c.uplift === null ? "fig unknown" : "", title: c.uplift_note }, c.uplift === null
+          ? ["– ", h("span", { class: "fine" }, c.uplift_note)]
+          : [signed(c.uplift), h("span", { class: "fine" }, ` (${signed(c.uplift_low)} to ${signed(c.uplift_high)}) utility a task`)]))));
+}
+
 /** One picture: the run score's, a drawing rather than a bitmap. */
 function picked(charts) {
   const pictures = charts.filter((each) => /\.(svg|png)$/.test(each.name));
@@ -279,4 +299,4 @@ export function agents(doc, elapsed) {
 /** A waiting agent asks at least twice a minute. */
 const seenLately = (each) => each.last_seen !== null && seconds(each.last_seen) < 60;
 
-export const ORDER = [uptime, tes, heartbeat, kpis, autonomy, inbox, capacity, alerts, services, pulses, learned, agents];
+export const ORDER = [uptime, tes, heartbeat, kpis, autonomy, inbox, capacity, alerts, services, pulses, learned, confidence, agents];

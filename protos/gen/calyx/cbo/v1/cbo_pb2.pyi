@@ -1906,25 +1906,148 @@ class GetKpisResponse(_message.Message):
 
     WINDOW_SECONDS_FIELD_NUMBER: _builtins.int
     KPIS_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
     window_seconds: _builtins.float
     """How long the window is."""
     @_builtins.property
     def kpis(self) -> _containers.RepeatedCompositeFieldContainer[Global___Kpi]:
         """The five."""
 
+    @_builtins.property
+    def confidence(self) -> Global___Confidence:
+        """How good the predictions of the same window were."""
+
     def __init__(
         self,
         *,
         window_seconds: _builtins.float = ...,
         kpis: _abc.Iterable[Global___Kpi] | None = ...,
+        confidence: Global___Confidence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kpis", b"kpis", "window_seconds", b"window_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "kpis", b"kpis", "window_seconds", b"window_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetKpisResponse: _TypeAlias = GetKpisResponse  # noqa: Y015
+
+@_typing.final
+class ReliabilityBin(_message.Message):
+    """Predictions near each other, and how often what was predicted came about."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    PREDICTED_FIELD_NUMBER: _builtins.int
+    CAME_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many."""
+    predicted: _builtins.float
+    """Their mean, 0 to 1."""
+    came: _builtins.float
+    """The share that succeeded."""
+    low: _builtins.float
+    """Its 95 % interval (Wilson)."""
+    high: _builtins.float
+    """Upper end."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        predicted: _builtins.float = ...,
+        came: _builtins.float = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["came", b"came", "count", b"count", "high", b"high", "low", b"low", "predicted", b"predicted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReliabilityBin: _TypeAlias = ReliabilityBin  # noqa: Y015
+
+@_typing.final
+class Confidence(_message.Message):
+    """How good the predictions made before the acts were, and what memory was worth. What is unset is unknown."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREDICTIONS_FIELD_NUMBER: _builtins.int
+    BRIER_FIELD_NUMBER: _builtins.int
+    CALIBRATION_ERROR_FIELD_NUMBER: _builtins.int
+    SKILL_FIELD_NUMBER: _builtins.int
+    BINS_FIELD_NUMBER: _builtins.int
+    UPLIFT_FIELD_NUMBER: _builtins.int
+    UPLIFT_LOW_FIELD_NUMBER: _builtins.int
+    UPLIFT_HIGH_FIELD_NUMBER: _builtins.int
+    UPLIFT_NOTE_FIELD_NUMBER: _builtins.int
+    predictions: _builtins.int
+    """Scored ones."""
+    brier: _builtins.float
+    """Mean squared error; 0 is best."""
+    calibration_error: _builtins.float
+    """Expected calibration error over ten bins of equal mass."""
+    skill: _builtins.float
+    """1 less Brier over that of always saying the base rate."""
+    uplift: _builtins.float
+    """Utility a task with memory less without it."""
+    uplift_low: _builtins.float
+    """Its 95 % interval."""
+    uplift_high: _builtins.float
+    """Upper end."""
+    uplift_note: _builtins.str
+    """What the uplift rests on, or what is missing."""
+    @_builtins.property
+    def bins(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReliabilityBin]:
+        """The bins, by what was predicted."""
+
+    def __init__(
+        self,
+        *,
+        predictions: _builtins.int = ...,
+        brier: _builtins.float | None = ...,
+        calibration_error: _builtins.float | None = ...,
+        skill: _builtins.float | None = ...,
+        bins: _abc.Iterable[Global___ReliabilityBin] | None = ...,
+        uplift: _builtins.float | None = ...,
+        uplift_low: _builtins.float | None = ...,
+        uplift_high: _builtins.float | None = ...,
+        uplift_note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_brier", b"_brier", "_calibration_error", b"_calibration_error", "_skill", b"_skill", "_uplift", b"_uplift", "_uplift_high", b"_uplift_high", "_uplift_low", b"_uplift_low", "brier", b"brier", "calibration_error", b"calibration_error", "skill", b"skill", "uplift", b"uplift", "uplift_high", b"uplift_high", "uplift_low", b"uplift_low"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_brier", b"_brier", "_calibration_error", b"_calibration_error", "_skill", b"_skill", "_uplift", b"_uplift", "_uplift_high", b"_uplift_high", "_uplift_low", b"_uplift_low", "bins", b"bins", "brier", b"brier", "calibration_error", b"calibration_error", "predictions", b"predictions", "skill", b"skill", "uplift", b"uplift", "uplift_high", b"uplift_high", "uplift_low", b"uplift_low", "uplift_note", b"uplift_note"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__brier: _TypeAlias = _typing.Literal["brier"]  # noqa: Y015
+    _WhichOneofArgType__brier: _TypeAlias = _typing.Literal["_brier", b"_brier"]  # noqa: Y015
+    _WhichOneofReturnType__calibration_error: _TypeAlias = _typing.Literal["calibration_error"]  # noqa: Y015
+    _WhichOneofArgType__calibration_error: _TypeAlias = _typing.Literal["_calibration_error", b"_calibration_error"]  # noqa: Y015
+    _WhichOneofReturnType__skill: _TypeAlias = _typing.Literal["skill"]  # noqa: Y015
+    _WhichOneofArgType__skill: _TypeAlias = _typing.Literal["_skill", b"_skill"]  # noqa: Y015
+    _WhichOneofReturnType__uplift: _TypeAlias = _typing.Literal["uplift"]  # noqa: Y015
+    _WhichOneofArgType__uplift: _TypeAlias = _typing.Literal["_uplift", b"_uplift"]  # noqa: Y015
+    _WhichOneofReturnType__uplift_high: _TypeAlias = _typing.Literal["uplift_high"]  # noqa: Y015
+    _WhichOneofArgType__uplift_high: _TypeAlias = _typing.Literal["_uplift_high", b"_uplift_high"]  # noqa: Y015
+    _WhichOneofReturnType__uplift_low: _TypeAlias = _typing.Literal["uplift_low"]  # noqa: Y015
+    _WhichOneofArgType__uplift_low: _TypeAlias = _typing.Literal["_uplift_low", b"_uplift_low"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__brier) -> _WhichOneofReturnType__brier | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__calibration_error) -> _WhichOneofReturnType__calibration_error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__skill) -> _WhichOneofReturnType__skill | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__uplift) -> _WhichOneofReturnType__uplift | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__uplift_high) -> _WhichOneofReturnType__uplift_high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__uplift_low) -> _WhichOneofReturnType__uplift_low | None: ...
+
+Global___Confidence: _TypeAlias = Confidence  # noqa: Y015
 
 @_typing.final
 class GetPolicyRequest(_message.Message):
