@@ -261,15 +261,16 @@ export function confidence(doc, elapsed) {
       h("div", {},
         reliability(c.bins),
         h("p", { class: "legend" }, "across: said · up: came · on the line: right")),
-      h("dl", { class: "facts" },
+      h("div", {}, h("dl", { class: "facts" },
         h("dt", {}, "Predictions scored"), h("dd", {}, number(c.predictions)),
         h("dt", {}, term("Off by, on average", "ECE")), h("dd", {}, `${(c.calibration_error * 100).toFixed(1)} pp`),
         h("dt", {}, "Brier score, 0 is best"), h("dd", {}, c.brier.toFixed(3)),
         h("dt", {}, "Better than the base rate"), h("dd", { class: c.skill === null ? "fig unknown" : "", title: c.skill === null ? "all ended alike, so the base rate alone is perfect" : "" }, c.skill === null ? "–" : `${(c.skill * 100).toFixed(0)} %`),
         h("dt", {}, "What memory is worth"),
         h("dd", { class: c.uplift === null ? "fig unknown" : "", title: c.uplift_note }, c.uplift === null
-          ? ["– ", h("span", { class: "fine" }, c.uplift_note)]
-          : [signed(c.uplift), h("span", { class: "fine" }, ` (${signed(c.uplift_low)} to ${signed(c.uplift_high)}) utility a task`)]))));
+          ? "–"
+          : [signed(c.uplift), h("span", { class: "fine" }, ` (${signed(c.uplift_low)} to ${signed(c.uplift_high)}) utility a task`)])),
+      c.uplift === null && c.uplift_note ? h("p", { class: "fine" }, `What memory is worth: so far, ${c.uplift_note}.`) : null)));
 }
 
 /** One picture: the run score's, a drawing rather than a bitmap. */
