@@ -365,14 +365,14 @@ class Overseer:
     def kpis(self) -> tuple[Kpi, ...]:
         return self._meter.kpis()
 
-    def pulse_number(self) -> int:
-        return int(self.bridge.store.value("SELECT coalesce(max(number), 0) FROM pulse"))
-
-    def next_pulse_at(self) -> datetime | None:
     def measured(self) -> Measured:
         """What the KPIs and the calibration rest on, as of now."""
         return self._meter.measured()
 
+    def pulse_number(self) -> int:
+        return int(self.bridge.store.value("SELECT coalesce(max(number), 0) FROM pulse"))
+
+    def next_pulse_at(self) -> datetime | None:
         if self.last is None:
             return None
         return self.last.started_at + timedelta(seconds=self.bridge.options.pulse_interval_seconds)
