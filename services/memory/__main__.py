@@ -96,6 +96,8 @@ def main() -> None:
         keys=root_keys(station.secrets / "memory.key", layout.keys / "memory.pub"),
         terms=Terms(older_than=timedelta(days=settings.roll_up_after_days), rules=rules_of(settings.retention)),
     )
+    embedder.ready()
+    wanted.ready()
     gc.freeze()
     gc.enable()
     meter = RecallMeter(prometheus_client.REGISTRY)
@@ -203,7 +205,7 @@ def open_embedder(settings: MemorySettings, prepared: Path) -> MiniLM:
     """The packaged model, or the one in the folder given."""
     if settings.model_dir is not None:
         return MiniLM.from_folder(settings.model_dir, cached_texts=settings.cached_texts, prepared=prepared)
-    return MiniLM.packaged(cached_texts=settings.cached_texts, prepared=prepared)
+    return MiniLM.packaged(cached_texts=settings.cached_texts, prepared=prepared, beside=True)
 
 
 def open_serving(settings: MemorySettings, wanted: MiniLM, store: Store, prepared: Path) -> MiniLM:

