@@ -21,7 +21,7 @@ from services.memory.quarantine import Quarantine
 from services.memory.queries import SQL
 from services.memory.restore import Restored, restore
 from services.memory.roots import RootKeys, close_days
-from services.memory.shelf import Shelf
+from services.memory.shelf import Shelf, Shown
 from services.memory.store import Store
 from services.memory.verify import Expected, Found, Verdict, check_redo, check_store
 
@@ -104,7 +104,17 @@ class Integrity:
         )
 
     def _look(self) -> tuple[Found, int]:
-        shelf, store = self._shelf, self._store
+        """Once more after a change of model: the index that was looked at is closed soon after it."""
+        while True:
+            shown, found = self._held_against(self._shelf)
+            if self._shelf.shown.index is shown.index:
+                break
+        backups, damaged = check_backups(self.backups)
+        found.damages += damaged
+        return found, backups
+
+    def _held_against(self, shelf: Shelf) -> tuple[Shown, Found]:
+        store = self._store
         log_fault = self._check_wal()
         with closing(store.snapshot()) as connection:
             with shelf.change:
@@ -125,9 +135,7 @@ class Integrity:
             found.damages[:0] = [*log_fault, *first]
             if store.redo is not None and not first:
                 found.damages += check_redo(connection, store.redo)
-        backups, damaged = check_backups(self.backups)
-        found.damages += damaged
-        return found, backups
+        return shown, found
 
     def _check_wal(self) -> list[Damage]:
         # The log may begin anew while it is read: only a fault that stays is one.

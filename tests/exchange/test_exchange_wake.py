@@ -11,6 +11,7 @@ from chassis.agent import VAIN_WAKES, Agent
 from chassis.clock import SystemClock, VirtualClock
 from chassis.errors import InvalidInput
 from chassis.exchange import wake
+from chassis.journal import Journal, consent_within
 from chassis.periodic import Periodic, PeriodicThreads
 
 LONG = 60.0
@@ -90,9 +91,9 @@ class Hand:
         return True
 
 
-def test_what_is_ready_but_not_for_now_wakes_an_agent_a_few_times_only() -> None:
+def test_what_is_ready_but_not_for_now_wakes_an_agent_a_few_times_only(tmp_path: Path) -> None:
     hand, clock = Hand(), VirtualClock()
-    agent = Agent(hand, None, clock)  # type: ignore[arg-type] # a stand-in for the worker, and no journal is touched
+    agent = Agent(hand, Journal(tmp_path, clock, consent_within([])), clock)  # type: ignore[arg-type] # a stand-in for the worker
     for _ in range(VAIN_WAKES):
         agent.step()
         assert agent.rest(0.25)

@@ -1,6 +1,7 @@
 import hashlib
 import random
 import sqlite3
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from services.memory.merkle import EMPTY, Tree, leaf_hash, node_hash
 from services.memory.roots import SETTLED
 from services.memory.signet import root_keys
 from services.memory.store import Store
+from services.memory.succession import Successor
 
 SEEDS = range(3)
 
@@ -252,3 +254,39 @@ def _change(folder: Path, *statements: str) -> None:
     for statement in statements:
         connection.execute(statement)
     connection.close()
+
+
+def test_a_change_of_model_in_the_middle_of_a_verify_is_no_damage(tmp_path: Path) -> None:
+    """The old index is closed soon after the swap: what a verify then misses in it was never missing."""
+
+    class Retired(ExactIndex):
+        """Ends its service while somebody looks into it."""
+
+        def vectors(self, keys: Sequence[int]) -> dict[int, bytes]:
+            while memory.catch_up():
+                pass
+            return super().vectors(keys)
+
+    clock = VirtualClock(START)
+
+    def opened(successor: Successor | None) -> Memory:
+        return Memory(
+            store=Store(tmp_path / "experience.sqlite", durable=False),
+            embedder=HashEmbedder(salt="old"),
+            index=Retired(64) if successor else ExactIndex(64),
+            clock=clock,
+            audit=Audit(tmp_path / "audit.jsonl", clock, "memory"),
+            wake=lambda rows: None,
+            successor=successor,
+        )
+
+    memory = opened(None)
+    memory.record_all([experience(number, objective=f"objective {number}") for number in range(20)])
+    while memory.catch_up():
+        pass
+    memory.close()
+    memory = opened(Successor(embedder=HashEmbedder(salt="new"), open_index=lambda: ExactIndex(64)))
+    verdict = memory.upkeep.verify()
+    assert not isinstance(memory.shelf.index, Retired)
+    assert {each.what for each in verdict.damages} == set() and verdict.vectors == 20
+    memory.close()
