@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from services.memory.catalog import Catalog, Facts, Standing, having, objectives
 from services.memory.coarse import CoarseIndex
 from services.memory.experience import Outcome
 from services.memory.memory import Memory
+from services.memory.queries import SQL
 from services.memory.recall import Query
 from services.memory.scan import BATCH, scanning
 from services.memory.store import Store
@@ -126,6 +128,55 @@ def test_a_store_larger_than_a_batch_is_read_whole(tmp_path: Path) -> None:
     store.close()
     assert rows["seq"].tolist() == list(range(1, count + 1))
     assert set(rows["tes"].tolist()) == {97.5, 50.0}
+
+
+NAMES = ("seq", "namespace", "domain", "procedure", "objective", "occurred")
+
+
+def shown(catalog: Catalog, columns: Any) -> list[tuple[Any, ...]]:
+    words = {"namespace": catalog.namespaces, "domain": catalog.domains, "procedure": catalog.procedures}
+    told = [
+        [words[name].words[code] for code in columns[name]] if name in words else columns[name].tolist()
+        for name in NAMES
+    ]
+    return list(zip(*told, strict=True))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE event SET seq = seq",  # none
+        "UPDATE event SET domain = 'a' || char(30) || 'b' WHERE seq = 7",
+        "UPDATE event SET domain = 'a' || char(31) || 'b' WHERE seq = 7",
+        "UPDATE event SET procedure = 'nul' || char(0) || char(10) || 'x,y' WHERE seq = 7",
+        "UPDATE event SET occurred_at = substr(occurred_at, 2) WHERE seq = 7;"
+        "UPDATE event SET occurred_at = occurred_at || '0' WHERE seq = 8",
+        "UPDATE event SET occurred_at = replace(occurred_at, '-', 'x') WHERE seq = 9",
+        "UPDATE event SET occurred_at = '' WHERE seq = 30",
+        "PRAGMA foreign_keys = OFF; DELETE FROM event WHERE seq IN (1, 12, 30)",
+    ],
+)
+def test_columns_read_as_texts_are_those_read_row_by_row_whatever_a_row_holds(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "experience.sqlite"
+    store = Store(path, durable=False)
+    for number in range(1, 31):
+        changes = {"domain": f"d-{number % 4}", "procedure": "prüfen, ja" if number % 3 else "p", "namespace": "n"}
+        store.append(experience(number, objective=f"objective {number % 11}", **changes), "2026-03-01T00:00:00.000000Z")
+    store.close()
+    with sqlite3.connect(path) as raw:
+        for (guard,) in raw.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+            raw.execute(f"DROP TRIGGER {guard}")
+        raw.executescript(damage)
+    raw.close()
+    store, one_by_one = Store(path, durable=False), Catalog()
+    with scanning(store) as scan:
+        catalog = scan.catalog()
+        rows = scan._connection.execute(SQL["scan_events"]).fetchall()
+        columns = scan._columns(one_by_one, rows)
+    store.close()
+    fast, slow = shown(catalog, catalog.rows()), shown(one_by_one, columns)
+    assert fast == slow
+    assert len(fast) >= 27
 
 
 def test_a_memory_on_eight_bits_recalls_what_one_on_exact_numbers_does(
