@@ -8,7 +8,8 @@ bench/speed/corpus.py, which says exactly how.
 
 Ours: a service process of its own on a station folder of its own, asked over its Recall RPC with the client that the
 other services use; each query text is embedded (its cache is off). Filters let 5 % of the experiences through. Start:
-from starting the process to its first answered recall, with the model already folded and the files in the page cache.
+from starting the process to its first answered recall, asked as soon as the port is open, with the model already
+folded, the modules compiled and the files in the page cache.
 
 Peers: only the search, on the same vectors, in the same run, 10 nearest, one process each (bench/speed/peers.py says
 how each is set up); ours beside them is its index and catalog in process, without RPC and embedding. Recall@10 is

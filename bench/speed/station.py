@@ -116,12 +116,14 @@ def serving(folder: Path) -> Iterator[tuple[Any, subprocess.Popen[bytes], float]
         "CALYX_MEMORY_CACHED_TEXTS": "0",  # each recall embeds its text
         "PYTHONPATH": f"{REPO}:{REPO / 'protos' / 'gen'}",
     }
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as where it is installed: modules are compiled once
     log = (folder / "memory.out").open("ab")
     began = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "services.memory"], cwd=REPO, env=environment, stdout=log, stderr=log
     )
     try:
+        _wait_for_port(port, process, began)
         with open_channel(f"127.0.0.1:{port}", load_token(layout.secrets, "cbo"), timeout_seconds=10) as channel:
             stub = memory_pb2_grpc.MemoryServiceStub(channel)
             while True:
@@ -185,6 +187,15 @@ def measure(store: Path, corpus: Corpus, folder: Path, starts: int, queries: int
             milliseconds=milliseconds,
             matches=matches,
         )
+
+
+def _wait_for_port(port: int, process: subprocess.Popen[bytes], began: float) -> None:
+    """Until somebody listens: a channel that finds nobody pauses up to a second, which is not its time."""
+    while process.poll() is None and time.monotonic() - began < 300:
+        with socket.socket() as one:
+            if one.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.005)
 
 
 def settle(pid: int) -> None:
