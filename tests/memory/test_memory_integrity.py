@@ -260,14 +260,17 @@ def test_a_change_of_model_in_the_middle_of_a_verify_is_no_damage(tmp_path: Path
     """The old index is closed soon after the swap: what a verify then misses in it was never missing."""
 
     class Retired(ExactIndex):
-        """Ends its service while somebody looks into it."""
+        """Is being made anew at the first look, and ends its service during the second."""
 
         def vectors(self, keys: Sequence[int]) -> dict[int, bytes]:
+            looks.append(len(keys))
+            if len(looks) == 1:
+                return {}
             while memory.catch_up():
                 pass
             return super().vectors(keys)
 
-    clock = VirtualClock(START)
+    clock, looks = VirtualClock(START), list[int]()
 
     def opened(successor: Successor | None) -> Memory:
         return Memory(
