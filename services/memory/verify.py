@@ -162,7 +162,9 @@ def _members(connection: sqlite3.Connection) -> list[tuple[str, str]]:
 
 
 def _numbers(connection: sqlite3.Connection, name: str) -> Numbers:
-    return np.fromiter((row[0] for row in connection.execute(SQL[name])), dtype=np.int64)
+    # A damaged row may have no number left; it is named where it is held against its digest.
+    found = [row[0] for row in connection.execute(SQL[name]) if isinstance(row[0], int)]
+    return np.array(found, dtype=np.int64)
 
 
 def lost_numbers(connection: sqlite3.Connection, table: str) -> Numbers:

@@ -65,6 +65,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_flip_that_leaves_rows_without_their_number_is_found(made: Path, tmp_path: Path) -> None:
+    done = trial(made, tmp_path / "station", "leaf page", 70)  # as bench/damage.py met it
+    assert done.found or done.harmless, done
+    assert done.whole, done
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_flipped_byte_is_found_or_changes_nothing_and_the_restore_brings_everything_back(
