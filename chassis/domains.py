@@ -1,7 +1,8 @@
 """Domain manifests: what an agent may do, how it is checked, how it is undone."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
@@ -34,6 +35,19 @@ class Limits:
     slow_s: float = 900.0
     small_files: float = 1.0
     large_files: float = 10.0
+
+
+METRICS = ("cpu_percent", "ram_percent", "swap_percent", "disk_percent")
+"""What the governor reads, all of which are the better the lower."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """Where a task's changes are looked for beside those that its ack declares. `folders` None: the declared paths."""
+
+    folders: tuple[str, ...] | None = None
+    grows: tuple[str, ...] = ()
+    """Names (as `*.log`) of files to which others append at any time: mere growth is held against nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +88,14 @@ class DomainManifest:
     signed_by: str = ""
     explore: bool = True
     """False (`explore: off`): the best known procedure, always; nothing is tried to learn."""
+    windows: Mapping[str, float] | None = None
+    """After how many seconds its effects are looked at again, by name, `+1m` among them; None: as the station does."""
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    """Readings that are compared before and after an effect: by how many points each may rise; None: only reported."""
+    undo_on_regression: bool = False
+    watched: Watched = Watched()
+    checks: tuple[Mapping[str, Any], ...] = ()
+    """What has to be true after every task with effects, whatever its ack claims: `{"kind", "target", "expect"}`."""
 
     def out_of_time(self, now: datetime) -> str:
         """Why it may not run now, as far as its own dates go; empty when it may."""
@@ -90,6 +112,7 @@ class DomainManifest:
             "domain", "title", "serial", "owner", "prober", "effects", "start_level", "max_level", "procedures",
             "probes", "limits", "ttl_seconds", "max_attempts", "budget", "paths", "schedule", "objective", "params",
             "undo_by", "rehearses", "not_before", "expires_at", "previous", "explore",
+            "windows", "metrics", "undo_on_regression", "watch", "checks",
         }  # fmt: skip
         name = raw.get("domain", "?")
         if unknown := set(raw) - known:
@@ -122,7 +145,12 @@ class DomainManifest:
                 not_before=_moment(raw, "not_before"),
                 expires_at=_moment(raw, "expires_at"),
                 previous=str(raw.get("previous", "")),
-                explore=_switch(raw.get("explore", True)),
+                explore=_switch(raw.get("explore", True), "explore"),
+                windows=_windows(raw["windows"]) if "windows" in raw else None,
+                metrics=_metrics(raw.get("metrics", {})),
+                undo_on_regression=_switch(raw.get("undo_on_regression", False), "undo_on_regression"),
+                watched=_watched(raw.get("watch", {})),
+                checks=tuple(map(_check, raw.get("checks", ()))),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidInput(f"domain manifest {name}: {error!r}; see deploy/domains for examples") from error
@@ -138,13 +166,56 @@ class DomainManifest:
         return manifest
 
 
-def _switch(value: Any) -> bool:
+def _switch(value: Any, key: str) -> bool:
     """on or off, which YAML reads as true and false where they are not quoted."""
     if value in (True, "on"):
         return True
     if value in (False, "off"):
         return False
-    raise ValueError(f"explore is on or off, not {value!r}")
+    raise ValueError(f"{key} is on or off, not {value!r}")
+
+
+_SPAN = re.compile(r"\+([1-9][0-9]{0,3})([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _windows(names: Sequence[str]) -> dict[str, float]:
+    """`+1m` is always one: what held after a minute is what the ladder counts as evidence."""
+    found = {}
+    for name in names:
+        match = _SPAN.fullmatch(str(name))
+        if match is None:
+            raise ValueError(f"a window is written as +90s, +1m, +1h or +7d, not {name!r}")
+        found[str(name)] = float(int(match[1]) * _UNITS[match[2]])
+    if "+1m" not in found:
+        raise ValueError("the windows need +1m, on which the ladder's evidence rests")
+    return found
+
+
+def _metrics(raw: Mapping[str, Any]) -> dict[str, float | None]:
+    """A positive number of points, or nothing."""
+    if unknown := set(raw) - set(METRICS):
+        raise ValueError(f"no metric {sorted(unknown)[0]!r}; there are {', '.join(METRICS)}")
+    found = {str(name): None if points is None else float(points) for name, points in raw.items()}
+    if any(points is not None and not points > 0 for points in found.values()):
+        raise ValueError("a metric's bound is a positive number of points, or null")
+    return found
+
+
+def _watched(raw: Mapping[str, Any]) -> Watched:
+    if unknown := set(raw) - {"folders", "grows"}:
+        raise ValueError(f"watch takes folders and grows, not {sorted(unknown)[0]!r}")
+    folders = raw.get("folders")
+    return Watched(
+        folders=None if folders is None else tuple(map(str, folders)), grows=tuple(map(str, raw.get("grows", ())))
+    )
+
+
+def _check(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    if set(raw) - {"kind", "target", "expect"} or not raw.get("kind") or not raw.get("target"):
+        raise ValueError("a check is {kind, target, expect}")
+    expect = {str(key): str(value) for key, value in dict(raw.get("expect") or {}).items()}
+    return {"kind": str(raw["kind"]), "target": str(raw["target"]), "expect": expect}
 
 
 def _moment(raw: Mapping[str, Any], key: str) -> datetime | None:

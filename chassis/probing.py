@@ -5,6 +5,7 @@ unknown key, no permission, a file that changes while it is read) is inconclusiv
 """
 
 import errno
+import fnmatch
 import gzip
 import hashlib
 import json
@@ -236,6 +237,18 @@ def _absent(check: Check, look: _Look) -> str:
     raise _Refuted("it is there")
 
 
+def _none_left(check: Check, look: _Look) -> str:
+    with _folder_of(os.path.join(check.target, "-"), look) as (folder, _):  # noqa: PTH118 - the folder itself, opened
+        try:
+            names = os.listdir(check.target if folder is None else folder)  # noqa: PTH208 - of a descriptor
+        except NotADirectoryError:
+            raise _Refuted("it is not a folder") from None
+    left = sorted(name for name in names if fnmatch.fnmatchcase(name, check.expect["pattern"]))
+    if left:
+        raise _Refuted(f"{len(left)} are left that match {check.expect['pattern']}, as {left[0]}")
+    return f"none of {len(names)} match {check.expect['pattern']}"
+
+
 CODECS: Mapping[str, Callable[[IO[bytes]], IO[bytes]]] = {
     "gzip": lambda raw: cast("IO[bytes]", gzip.GzipFile(fileobj=raw, mode="rb")),
     "xz": lambda raw: cast("IO[bytes]", lzma.LZMAFile(raw, "rb")),  # noqa: SIM115 - wraps a file that its opener closes
@@ -348,6 +361,7 @@ def _service_health(check: Check, look: _Look) -> str:
 KINDS: Mapping[str, tuple[Callable[[Check, _Look], str], frozenset[str] | None, frozenset[str]]] = {
     "file_digest": (_file_digest, frozenset({"sha256", "size"}), frozenset({"sha256"})),
     "absent": (_absent, frozenset(), frozenset()),
+    "none_left": (_none_left, frozenset({"pattern"}), frozenset({"pattern"})),
     "archive_of": (
         _archive_of,
         frozenset({"codec", "sha256", "size", "content_sha256", "content_size"}),

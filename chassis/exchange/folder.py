@@ -415,6 +415,11 @@ class Folder:
 
 
 @functools.lru_cache(maxsize=65536)
+def ack_path(root: Path, task_id: str) -> Path:
+    """Where a task's ack lies under an exchange's root, once it has one."""
+    return root / "acks" / _shelf(task_id) / task_id / "ack.json"
+
+
 def _shelf(task_id: str) -> str:
     return hashlib.sha256(task_id.encode()).hexdigest()[:2]
 

@@ -2,7 +2,7 @@
 
 import json
 import os.path
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,13 +14,15 @@ from chassis.clock import iso, parse_iso
 from chassis.domains import DomainManifest
 from chassis.errors import CalyxError, NotFound, Refused
 from chassis.layout import SERVICES
-from services.cbo import tes
+from services.cbo import tes, watching
 from services.cbo.bridge import Bridge
 from services.cbo.choosing import learn
 from services.cbo.followed import judgements
 from services.cbo.judging import VERDICTS, Heard, Judged, Look, Seen, Terms, Verified, entries_of, files_of, judge
 from services.cbo.ladder import Changed
 from services.cbo.ports import Experience, Judgement, Outcome
+from services.cbo.readings import around
+from services.cbo.reversals import reverse
 from services.cbo.tasks import State, Task, targets_of
 
 log = structlog.get_logger(__name__)
@@ -56,9 +58,35 @@ class Critic:
 
     def _judge(self, task: Task) -> Judged:
         manifest = self._bridge.domains.get(task.domain)
-        terms = None if manifest is None else Terms.of(manifest)
-        prober = "" if terms is None else terms.prober
-        return judge(task, terms, lambda claims: self._ask(prober, task, claims), self._bridge.options.probe_tries)
+        tries = self._bridge.options.probe_tries
+        if manifest is None:
+            return judge(task, None, lambda _claims: "", tries)
+        folders = bool(watching.watched(self._bridge, task)) and task.dispatched_at is not None
+
+        def ask(claims: Sequence[Json]) -> Heard:
+            if not folders:
+                return self._ask(manifest.prober, task, [*claims, *checks])
+            seen = self._compare(manifest, task)
+            if not claims and not checks:
+                return seen
+            return watching.joined(self._ask(manifest.prober, task, [*claims, *checks]), seen)
+
+        idle = (task.ack or {}).get("status") == "no_work"
+        checks = [] if idle else watching.checks_of(self._bridge, manifest, task)
+        return judge(task, Terms.of(manifest, watched=folders), ask, tries)
+
+    def _compare(self, manifest: DomainManifest, task: Task) -> Heard:
+        """What changed in its folders, held against what it declares; or why the prober can't be asked."""
+        name = manifest.prober
+        if name not in self._bridge.peers.probers:
+            self._silent[name] = f"there is no prober {name}"
+        if name in self._silent:
+            return self._silent[name]
+        try:
+            return watching.compared(self._bridge, manifest, task)
+        except CalyxError as error:
+            self._silent[name] = f"{name} can't be asked: {error.message}"
+            return self._silent[name]
 
     def _ask(self, name: str, task: Task, claims: Sequence[Json]) -> Heard:
         """What the prober found, or why it can't be reached."""
@@ -96,7 +124,7 @@ class Critic:
             return Look(undone=task.state == "undone", there=False)
         claims = list(task.ack.get("claims", ()))
         grace = max(
-            self._bridge.options.windows.get(window, timedelta(minutes=1)),
+            self._windows(task.domain).get(window, timedelta(minutes=1)),
             timedelta(seconds=2 * self._bridge.options.pulse_interval_seconds),
         )
         look = Look(
@@ -107,7 +135,21 @@ class Critic:
             grace_seconds=grace.total_seconds(),
             later=self._touched_later(task, claims),
         )
-        return look if look.decided else replace(look, heard=self._ask(manifest.prober, task, claims))
+        if look.later:
+            look = replace(look, doubted=self._bridge.store.task(look.later).stability == 0.0)
+        if look.decided:
+            return look
+        claims = [*claims, *watching.checks_of(self._bridge, manifest, task)]
+        metrics = around(self._bridge.store, manifest, task, now)
+        return replace(look, heard=self._ask(manifest.prober, task, claims), metrics=metrics)
+
+    def _windows(self, domain: str) -> Mapping[str, timedelta]:
+        """When its effects are looked at again: as its manifest says, else as the station does."""
+        manifest = self._bridge.domains.get(domain)
+        named = None if manifest is None else manifest.windows
+        if named is None:
+            return self._bridge.options.windows
+        return {name: timedelta(seconds=seconds) for name, seconds in named.items()}
 
     def _touched_later(self, task: Task, claims: Sequence[Json]) -> str:
         """The newest later task that changed what would be looked at (not just the same live log)."""
@@ -137,6 +179,7 @@ class Critic:
                 learn(self._bridge, look.task, False, now, first=False)
                 self._say(look.task, False)
                 store.run("verifications_cancel", f"regressed at {look.window}", look.task.id)
+                reverse(self._bridge, look.task, f"regressed at {look.window}: {look.detail}")
                 store.set_fact(
                     f"amend:{experience_id(look.task)}:{look.window}", f"regressed at {look.window}: {look.detail}"
                 )
@@ -175,7 +218,7 @@ class Critic:
             judged.probed.found,
         )  # fmt: skip
         if verdict == "held":
-            for window, after in self._bridge.options.windows.items():
+            for window, after in self._windows(task.domain).items():
                 store.run("verification_insert", task.id, window, iso(task.ended_at + after), "pending", None, "", "")
 
     def _overtake(self, task: Task) -> None:

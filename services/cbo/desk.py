@@ -23,6 +23,8 @@ from services.cbo.tasks import OPEN, Task, undo_id
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.1
+STATION = "station"
+"""Who undoes what regressed: nobody overrode anything then."""
 CUT_SHORT = ("failed", "cancelled", "dead")
 
 
@@ -241,7 +243,8 @@ class Desk:
                 gates=UNDO_GATES,
             )
             if not dry_run:
-                bridge.override("task.undo", task=task.id, undo=undo.id, by=who)
+                note = bridge.audit.write if who == STATION else bridge.override
+                note("task.undo", task=task.id, undo=undo.id, by=who)
             bridge.store.add_task(undo)
         if undo.dispatched_at is None:
             self._dispatcher.send([undo])

@@ -15,6 +15,7 @@ from chassis.domains import DomainManifest, Level
 from chassis.errors import CalyxError, Duplicate, InvalidInput, ResourceExhausted, Unavailable
 from chassis.exchange.manifest import Manifest
 from chassis.policy import DAY, Request, RuleSet, Used, placed
+from services.cbo import watching
 from services.cbo.bridge import Bridge
 from services.cbo.gate_log import Admission, Asked, Entry, Tally, Terms, answer, answers_of
 from services.cbo.gates import Gated, Use, careful, gone
@@ -155,6 +156,7 @@ class Dispatcher:
     def send(self, tasks: Sequence[Task]) -> list[Task]:
         """Sign and submit, then note all in one commit. What can't be written stays planned for the next pulse."""
         sent = []
+        watching.begin(self._bridge, tasks)
         for task in tasks:
             if not task.undo_of and self._bridge.kill_switch.engaged():
                 continue  # engaged since the gate was asked: stays planned, the next pulse holds it
@@ -274,6 +276,7 @@ def intake(bridge: Bridge, only: Sequence[Task] | None = None) -> None:
             moved = bridge.store.move_task(task, move, bridge.clock.now())
             if moved and task.undo_of and move.ack is not None and move.ack.get("status") == "undone":
                 mark_undone(bridge, task)
+    watching.end(bridge, [task for task, move in moves if move.state not in OPEN])
     bridge.bell.ring()
 
 

@@ -5,7 +5,7 @@ Whoever is asked (a prober, the database) is handed in; what they answered stays
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, Self
 
@@ -14,6 +14,7 @@ from chassis.clock import iso
 from chassis.domains import Limits
 from services.cbo import tes
 from services.cbo.autonomy_evaluator import Entry
+from services.cbo.comparison import compare
 from services.cbo.ports import Probed
 from services.cbo.tasks import Task
 
@@ -40,17 +41,29 @@ class Terms:
     limits: Limits
     probes: tuple[str, ...]
     prober: str
+    watched: bool = False
+    """Whether its folders were looked at before and after, so that it is asked about also where nothing is claimed."""
 
     @classmethod
-    def of(cls, manifest: Declared) -> Self:
-        return cls(limits=manifest.limits, probes=manifest.probes, prober=manifest.prober)
+    def of(cls, manifest: Declared, *, watched: bool = False) -> Self:
+        return cls(limits=manifest.limits, probes=manifest.probes, prober=manifest.prober, watched=watched)
 
     def to_json(self) -> Json:
-        return {"limits": asdict(self.limits), "probes": list(self.probes), "prober": self.prober}
+        return {
+            "limits": asdict(self.limits),
+            "probes": list(self.probes),
+            "prober": self.prober,
+            "watched": self.watched,
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        return cls(limits=Limits(**value["limits"]), probes=tuple(value["probes"]), prober=value["prober"])
+        return cls(
+            limits=Limits(**value["limits"]),
+            probes=tuple(value["probes"]),
+            prober=value["prober"],
+            watched=bool(value.get("watched", False)),  # records of before did not say
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,23 +85,28 @@ def judge(task: Task, terms: Terms | None, ask: Callable[[Sequence[Json]], Heard
     ack: dict[str, Any] = task.ack or {}
     heard: Heard | None = None
     probed: Probed | None = None
-    due = task.state in ("rehearsed", "done") and ack.get("status") != "no_work" and not task.undo_of
-    if terms is not None and due:
+    idle = ack.get("status") == "no_work"
+    due = task.state in ("rehearsed", "done") and not task.undo_of
+    if terms is not None and due and (not idle or terms.watched):
         claims = list(ack.get("claims", ()))
-        missing = set(terms.probes) - {str(each.get("kind")) for each in claims}
-        if missing:
+        missing = set(terms.probes) - {str(each.get("kind")) for each in claims} if not idle else set()
+        if not missing or terms.watched:
+            heard = ask([] if missing or idle else claims)
+        if isinstance(heard, Probed) and heard.verdict == "refuted":
+            probed = heard
+        elif idle:
+            probed = None  # it says that it did nothing, and nothing says otherwise
+        elif missing:
             found = f"the ack claims nothing that {', '.join(sorted(missing))} could check"
             probed = Probed(verdict="inconclusive", prober=terms.prober, found=found)
+        elif isinstance(heard, Probed):
+            probed = heard
+        elif task.probe_tries + 1 < tries:
+            score = tes.Score(tes=None, stability=None, velocity=None, footprint=None, worked=False, note=heard or "")
+            waiting = f"waits for its probe: {heard}"
+            return Judged(task=task, score=score, probed=None, waiting=waiting, terms=terms, heard=heard)
         else:
-            heard = ask(claims)
-            if isinstance(heard, Probed):
-                probed = heard
-            elif task.probe_tries + 1 < tries:
-                score = tes.Score(tes=None, stability=None, velocity=None, footprint=None, worked=False, note=heard)
-                waiting = f"waits for its probe: {heard}"
-                return Judged(task=task, score=score, probed=None, waiting=waiting, terms=terms, heard=heard)
-            else:
-                probed = Probed(verdict="inconclusive", prober=terms.prober, found="it could not be reached")
+            probed = Probed(verdict="inconclusive", prober=terms.prober, found="it could not be reached")
     limits = terms.limits if terms is not None else Limits()
     score = tes.score(end_of(task, None if probed is None else probed.verdict), limits)
     return Judged(task=task, score=score, probed=probed, terms=terms, heard=heard)
@@ -99,7 +117,7 @@ def end_of(task: Task, verdict: tes.Verdict | None) -> tes.End:
     ack: dict[str, Any] = task.ack or {}
     return tes.End(
         state=task.state,
-        no_work=ack.get("status") == "no_work",
+        no_work=ack.get("status") == "no_work" and verdict != "refuted",
         applied=bool(ack.get("applied")),
         reverted=bool(ack.get("reverted")),
         verdict=verdict,
@@ -138,6 +156,10 @@ class Look:
     grace_seconds: float = 0.0
     later: str | None = None
     heard: Heard | None = None
+    doubted: bool = False
+    """That later task was itself refuted, so that nobody knows what it left."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    """Readings of each metric that the domain names: `before`, `after`, by how many points it may rise (`bound`)."""
 
     def to_json(self) -> Json:
         return {**{name: getattr(self, name) for name in self.__dataclass_fields__}, "heard": heard_json(self.heard)}
@@ -157,13 +179,26 @@ class Look:
             return "cancelled", "", "undone"
         if not self.there:
             return "inconclusive", "", "the domain is no longer there"
+        if self.later and self.doubted:
+            return "inconclusive", "", f"{self.later} changed it since, and was not what it said"
         if self.later:
             return "superseded", "", f"{self.later} changed it since"
         if self.late_seconds > self.grace_seconds:
             return "inconclusive", "", f"missed by downtime: {self.late_seconds:.0f} s late"
         if not isinstance(self.heard, Probed):
             return "pending", self.prober, self.heard or ""
-        return VERDICTS[self.heard.verdict], self.heard.prober, self.heard.found
+        moved = {name: compare(each["before"], each["after"]) for name, each in sorted(self.metrics.items())}
+        found = "; ".join([self.heard.found, *(f"{name} {each.reason}" for name, each in moved.items())])
+        worse = [
+            name
+            for name, each in moved.items()
+            if each.low is not None
+            and self.metrics[name]["bound"] is not None
+            and each.low > self.metrics[name]["bound"]
+        ]
+        if worse:
+            return "regressed", self.heard.prober, f"{worse[0]} rose by more than it may; {found}"
+        return VERDICTS[self.heard.verdict], self.heard.prober, found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

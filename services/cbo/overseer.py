@@ -44,6 +44,7 @@ from services.cbo.ports import Peers
 from services.cbo.proposals import Proposals
 from services.cbo.pulse import Pulse, Steps
 from services.cbo.report import report
+from services.cbo.reversals import Reversals
 from services.cbo.seal import sealed
 from services.cbo.store import Store
 from services.cbo.waiting import Waiting
@@ -126,6 +127,7 @@ class Overseer:
         self.notifier = Notifier(self.bridge, self.waiting, targets or Targets(layout.secrets / FILE), send, page)
         self._steps = Steps(self.bridge, self._dispatcher, self._meter)
         self._withdrawals = Withdrawals(self.bridge)
+        self._reversals = Reversals(self.bridge, self.desk)
         self._one_pulse = threading.Lock()
         self._behind = False
         self._signed_on: date | None = None
@@ -236,6 +238,7 @@ class Overseer:
         self.bridge.exchange.sweep()
         intake(self.bridge)
         self._withdrawals.notice()
+        self._reversals.notice()
         if self.agents.flush():
             self.joining.tidy()
 
@@ -258,6 +261,7 @@ class Overseer:
             self._steps.criticise(pulse)
             summary, kept = self._finish(pulse)
             self._behind = not (written and kept)
+            self._reversals.notice()
         for watcher in list(self._watchers):
             watcher(summary)
         return summary

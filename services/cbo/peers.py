@@ -16,11 +16,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from chassis.canonical import Json
 from services.cbo.ports import (
     Capacity,
+    Compared,
     Experience,
     Health,
     Incident,
     Intent,
     Judgement,
+    Moment,
     Outcome,
     Peers,
     Probed,
@@ -29,6 +31,7 @@ from services.cbo.ports import (
     Recollection,
     ServiceState,
     Summary,
+    Told,
     Trends,
     Verdict,
 )
@@ -53,6 +56,11 @@ _GRADES = {
 _VERDICTS: Mapping[int, Literal["confirmed", "refuted", "inconclusive"]] = {
     probe_pb2.VERDICT_CONFIRMED: "confirmed",
     probe_pb2.VERDICT_REFUTED: "refuted",
+}
+_MOMENTS: "Mapping[Moment, probe_pb2.Moment.ValueType]" = {
+    "before": probe_pb2.MOMENT_BEFORE,
+    "anew": probe_pb2.MOMENT_ANEW,
+    "after": probe_pb2.MOMENT_AFTER,
 }
 _OUTCOMES: "Mapping[Outcome, memory_pb2.Outcome.ValueType]" = {
     "success": memory_pb2.OUTCOME_SUCCESS,
@@ -208,6 +216,23 @@ class ProbePeer:
             prober=answer.prober or self._name,
             found="; ".join(shown[:3])[:500],
         )
+
+    def watch(self, task_ids: Sequence[str], doer: str, roots: Sequence[str], moment: Moment) -> str:
+        request = probe_pb2.WatchRequest(task_ids=task_ids, doer=doer, roots=roots, moment=_MOMENTS[moment])
+        return str(self._stub.Watch(request, timeout=PROBE_SECONDS).failed)
+
+    def compare(self, task_id: str, doer: str, told: Told) -> Compared:
+        request = probe_pb2.CompareRequest(
+            task_id=task_id, doer=doer, others=told.others, grows=told.grows, must_change=told.must_change,
+            declared=[
+                probe_pb2.Change(**{key: str(each.get(key) or "") for key in ("op", "target", "to", "after_sha256")})
+                for each in told.declared
+            ],
+        )  # fmt: skip
+        answer = self._stub.Compare(request, timeout=PROBE_SECONDS)
+        verdict = _VERDICTS.get(answer.verdict, "inconclusive")
+        probed = Probed(verdict=verdict, prober=answer.prober or self._name, found=answer.found[:500])
+        return Compared(probed=probed, undeclared=tuple(answer.undeclared))
 
 
 def _check(claim: Json) -> probe_pb2.Check:

@@ -121,8 +121,35 @@ class Probed:
     found: str
 
 
+Moment = Literal["before", "anew", "after"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a task says it changed, and what else is known: paths that other tasks changed meanwhile, names of files
+    that others append to, and whether something has to be different at all."""
+
+    declared: tuple[Json, ...]
+    others: tuple[str, ...] = ()
+    grows: tuple[str, ...] = ()
+    must_change: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """What a prober's two looks say; `undeclared` is what changed though nobody said so."""
+
+    probed: Probed
+    undeclared: tuple[str, ...] = ()
+
+
 class Prober(Protocol):
     def probe(self, task_id: str, domain: str, doer: str, claims: Sequence[Json]) -> Probed: ...
+    def watch(self, task_ids: Sequence[str], doer: str, roots: Sequence[str], moment: Moment) -> str:
+        """Look at these folders before the tasks begin or after they ended; why it failed, or nothing."""
+        ...
+
+    def compare(self, task_id: str, doer: str, told: Told) -> Compared: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

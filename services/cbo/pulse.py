@@ -13,7 +13,7 @@ from chassis.domain_book import Ending
 from chassis.domains import Level
 from chassis.errors import CalyxError
 from chassis.rng import Rng
-from services.cbo import objectives
+from services.cbo import objectives, readings
 from services.cbo.bridge import Bridge
 from services.cbo.choosing import choose_for, level_of
 from services.cbo.critique import Critic, Critique
@@ -327,6 +327,7 @@ class Steps:
         """Scores, ladder, KPIs: inside the pulse's last transaction."""
         now = self._bridge.clock.now()
         self._critic.settle(pulse.critique, pulse.number, pulse.id, now)
+        readings.keep(self._bridge.store, pulse.reflection.capacity, pulse.started_at)
         if pulse.reflection.incidents:
             until = max(each.closed_at or each.opened_at for each in pulse.reflection.incidents)
             self._bridge.store.set_fact("incidents_until", iso(until))

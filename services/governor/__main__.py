@@ -20,6 +20,7 @@ from chassis.domain_book import DomainBook
 from chassis.domains import load_domains
 from chassis.errors import CalyxError
 from chassis.exchange.files import FilesExchange
+from chassis.exchange.folder import ack_path
 from chassis.exchange.grants import Verifier
 from chassis.executor import ThreadExecutor
 from chassis.identity import load_identity
@@ -31,6 +32,7 @@ from chassis.probing import run_checks
 from chassis.rpc import probe_servicer
 from chassis.rpc.server import Served, run_service
 from chassis.settings import StationSettings, load
+from chassis.watchbook import WatchBook
 from services.governor import servicer
 from services.governor.agent import AGENT, governor_works, sleep_leases
 from services.governor.cgroup import CgroupMeter
@@ -107,6 +109,10 @@ def main() -> None:
         station_id=identity.station_id,
     )
 
+    def looked_at() -> list[Path]:
+        """Where a prober looks: the station, what a person allowed, what admitted manifests declare."""
+        return [layout.root, *consents.folders(), *book.folders()]
+
     run_service(
         service="governor",
         version=version("station-calyx"),
@@ -126,7 +132,8 @@ def main() -> None:
                     "governor",
                     executor,
                     clock,
-                    lambda checks: run_checks(checks, roots=[layout.root, *consents.folders(), *book.folders()]),
+                    lambda checks: run_checks(checks, roots=looked_at()),
+                    WatchBook(folder / "watch", looked_at, lambda task: ack_path(layout.svf, task)),
                 ),
                 probe_servicer.ALLOW,
             ),

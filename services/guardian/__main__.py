@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version as version_of
+from pathlib import Path
 
 import prometheus_client
 from calyx.guardian.v1 import guardian_pb2_grpc
@@ -19,6 +20,7 @@ from chassis.domain_book import DomainBook
 from chassis.domains import load_domains
 from chassis.errors import CalyxError
 from chassis.exchange.files import FilesExchange
+from chassis.exchange.folder import ack_path
 from chassis.exchange.grants import Verifier
 from chassis.executor import ThreadExecutor
 from chassis.identity import load_identity
@@ -34,6 +36,7 @@ from chassis.runtime.broker import BrokerRuntime
 from chassis.runtime.port import Runtime
 from chassis.runtime.supervisord import SupervisordRuntime
 from chassis.settings import StationSettings, load
+from chassis.watchbook import WatchBook
 from services.guardian import servicer
 from services.guardian.diagnostics import Diagnostics
 from services.guardian.drift import ConfigDrift, Generations
@@ -109,6 +112,10 @@ def main() -> None:
         probe.close()
         guardian.stop()
 
+    def looked_at() -> list[Path]:
+        """Where a prober looks: the station, what a person allowed, what admitted manifests declare."""
+        return [layout.root, *consents.folders(), *book.folders()]
+
     run_service(
         service=SELF,
         version=version,
@@ -128,9 +135,8 @@ def main() -> None:
                     SELF,
                     executor,
                     clock,
-                    lambda checks: run_checks(
-                        checks, roots=[layout.root, *consents.folders(), *book.folders()], health=guardian.state_of
-                    ),
+                    lambda checks: run_checks(checks, roots=looked_at(), health=guardian.state_of),
+                    WatchBook(layout.state(SELF) / "watch", looked_at, lambda task: ack_path(layout.svf, task)),
                 ),
                 probe_servicer.ALLOW,
             ),

@@ -67,8 +67,9 @@ class Diagnostics:
         station_id: str,
         file_seconds: Callable[[Path], float | None] = lambda path: path.stat().st_mtime,
         cpu_seconds: Callable[[], float] = time.thread_time,
+        kept: int | None = None,
     ) -> None:
-        self._layout, self._clock, self._machine = layout, clock, machine
+        self._layout, self._clock, self._machine, self._kept = layout, clock, machine, kept
         self._overview, self._verify_memory, self._station_id = overview, verify_memory, station_id
         self._file_seconds, self._cpu_seconds = file_seconds, cpu_seconds
         self._elsewhere = 0.0
@@ -137,7 +138,7 @@ class Diagnostics:
             return []
         found = os.listdir(self._folder(task))  # noqa: PTH208 — thousands of names, a path for each costs ten times as much
         names = [each for each in found if each.endswith(".json") and each != own]
-        if len(names) < KEPT_REPORTS:
+        if len(names) < (self._kept or KEPT_REPORTS):
             return []
         oldest = self._folder(task) / min(names)
         return [path for path in (oldest, oldest.with_suffix(".md")) if path.is_file()]

@@ -24,11 +24,13 @@ from services.cbo.overseer import Overseer
 from services.cbo.policy import Policy, pins_of
 from services.cbo.ports import (
     Capacity,
+    Compared,
     Experience,
     Health,
     Incident,
     Intent,
     Judgement,
+    Moment,
     Outcome,
     Peers,
     Probed,
@@ -37,6 +39,7 @@ from services.cbo.ports import (
     Recollection,
     ServiceState,
     Summary,
+    Told,
     Trends,
 )
 
@@ -116,6 +119,15 @@ class FakeProber(Silence):
         assert doer != self.name, "the doer never certifies itself"
         self.asked.append(task_id)
         return Probed(verdict=self.verdict, prober=self.name, found="looked")
+
+    def watch(self, task_ids: Sequence[str], doer: str, roots: Sequence[str], moment: Moment) -> str:
+        self._answer()
+        assert doer != self.name, "the doer never certifies itself"
+        return ""
+
+    def compare(self, task_id: str, doer: str, told: Told) -> Compared:
+        self._answer()
+        return Compared(probed=Probed(verdict="confirmed", prober=self.name, found="nothing else"))
 
 
 class FakeMemory(Silence):
@@ -277,7 +289,7 @@ class Station:
             duration_seconds=how.seconds,
             detail=how.detail,
             files_changed=how.files,
-            plan={"changes": [change], "notes": ""} if status == "rehearsed" else {},
+            plan={"changes": list(effects), "notes": ""} if status == "rehearsed" else {},
             plan_digest=f"plan-{task.task_id}" if status == "rehearsed" else "",
             effects=effects if status in ("done", "undone") else (),
             claims=({"kind": kind, "target": target, "expect": {"sha256": "00"}},) if how.claims else (),

@@ -59,11 +59,8 @@ def test_an_unconfirmed_folder_holds_execute_at_guide_and_lower_levels_where_the
 def test_only_an_approved_effect_under_the_folder_confirms_it(at_execute: Station) -> None:
     station = at_execute
     allow(station)
-    elsewhere = task(station)
+    elsewhere = task(station, str(station.layout.logs / "a.log"))
     assert station.cbo.bridge.store.task(elsewhere).state == "rehearsed"
-    station.answer.effects = (
-        {"op": "rotate", "target": str(station.layout.logs / "a.log"), "before_sha256": "0", "after_sha256": "1"},
-    )
     approve(station, elsewhere)
     station.pulse(2)
     assert consent.read(station.layout)[0].confirmed_at is None

@@ -80,7 +80,7 @@ DECIDED: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("Compact", "Verify", "Backup", "RebuildIndex"), "ocu"),
     },
     "inbox": {"ListWaiting": "do", "TestNotification": "o"},
-    "probe": {"Probe": "co"},
+    "probe": {"Probe": "co", "Watch": "c", "Compare": "c"},
 }  # fmt: skip
 """Contract → method → the callers' letters."""
 

@@ -23,6 +23,7 @@ from chassis.clock import VirtualClock, iso
 from chassis.consent import ConsentFile
 from chassis.domains import load_domains
 from chassis.exchange.files import FilesExchange
+from chassis.exchange.folder import ack_path
 from chassis.exchange.grants import Signer, Verifier
 from chassis.executor import InlineExecutor
 from chassis.identity import found_station
@@ -37,6 +38,7 @@ from chassis.rpc.local import LocalChannel
 from chassis.rpc.server import Served
 from chassis.runtime.fake import FakeRuntime
 from chassis.signing import load_key, seal
+from chassis.watchbook import WatchBook
 from chassis.work import Work
 from services.analytics import servicer as analytics_wire
 from services.analytics.adapters import MemoryClient
@@ -68,6 +70,8 @@ from services.memory.memory import Memory
 from services.memory.minilm import MiniLM
 from services.memory.store import Store
 
+KEPT_REPORTS = 100
+"""Each is looked at before and after every check of the station: a day of them would take longer than the day."""
 AGENT_SECONDS = 10.0
 """How often agents look for work; on real time it is every second."""
 
@@ -298,6 +302,11 @@ class VirtualStation:
                 InlineExecutor(),
                 self.clock,
                 lambda checks: run_checks(checks, roots=[self.layout.root, *consents.folders()], health=health),
+                WatchBook(
+                    self.layout.state(name) / "watch",
+                    lambda: [self.layout.root, *consents.folders()],
+                    lambda task: ack_path(self.layout.svf, task),
+                ),
             ),
             probe_servicer.ALLOW,
         )
@@ -364,6 +373,7 @@ class VirtualStation:
                 guardian.health,
                 lambda: (True, "virtual"),
                 self.identity.station_id,
+                kept=KEPT_REPORTS,
             ),
             ConfigDrift(layout=self.layout, deploy=DEPLOY, clock=self.clock, cpu_seconds=self.clock.monotonic),
         ]

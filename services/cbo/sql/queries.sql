@@ -145,13 +145,25 @@ INSERT OR IGNORE INTO task_target (target, ended_at, task_id) VALUES (?, ?, ?);
 -- name: targets_later
 SELECT t.task_id FROM task_target AS t JOIN task ON task.id = t.task_id
 WHERE t.target = ? AND t.ended_at > ? AND t.task_id <> ? AND task.state = 'done' ORDER BY t.ended_at DESC;
+-- name: targets_meanwhile
+SELECT t.target FROM task_target AS t JOIN task ON task.id = t.task_id
+WHERE t.ended_at >= ?1 AND t.task_id <> ?2 AND task.state IN ('done', 'undone')
+UNION SELECT t.target FROM task AS undo JOIN task_target AS t ON t.task_id = undo.undo_of
+WHERE undo.undo_of <> '' AND undo.state = 'done' AND undo.ended_at >= ?1;
 -- name: targets_of
 SELECT target FROM task_target WHERE task_id = ? ORDER BY target;
+
+-- name: reading_keep
+INSERT OR IGNORE INTO reading (metric, at, value) VALUES (?, ?, ?);
+-- name: readings_forget
+DELETE FROM reading WHERE metric = ? AND at < ?;
+-- name: readings_last
+SELECT value FROM (SELECT at, value FROM reading WHERE metric = ? AND at >= ? AND at < ? ORDER BY at DESC LIMIT ?) ORDER BY at;
 
 -- name: verification_insert
 INSERT OR IGNORE INTO verification (task_id, "window", due_at, verdict, probed_at, prober, detail) VALUES (?, ?, ?, ?, ?, ?, ?);
 -- name: verifications_due
-SELECT task_id, "window", due_at FROM verification WHERE verdict = 'pending' AND due_at <= ? ORDER BY due_at LIMIT 100;
+SELECT task_id, "window", due_at FROM verification WHERE verdict = 'pending' AND due_at <= ? ORDER BY due_at LIMIT 500;
 -- name: verification_done
 UPDATE verification SET verdict = ?, probed_at = ?, prober = ?, detail = ? WHERE task_id = ? AND "window" = ? AND verdict = 'pending';
 -- name: verifications_cancel

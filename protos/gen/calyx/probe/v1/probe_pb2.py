@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x61lyx/probe/v1/probe.proto\x12\x0e\x63\x61lyx.probe.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\x01\n\x05\x43heck\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x31\n\x06\x65xpect\x18\x03 \x03(\x0b\x32!.calyx.probe.v1.Check.ExpectEntry\x1a-\n\x0b\x45xpectEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"h\n\x07\x46inding\x12$\n\x05\x63heck\x18\x01 \x01(\x0b\x32\x15.calyx.probe.v1.Check\x12(\n\x07verdict\x18\x02 \x01(\x0e\x32\x17.calyx.probe.v1.Verdict\x12\r\n\x05\x66ound\x18\x03 \x01(\t\"d\n\x0cProbeRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12\x0c\n\x04\x64oer\x18\x03 \x01(\t\x12%\n\x06\x63hecks\x18\x04 \x03(\x0b\x32\x15.calyx.probe.v1.Check\"\xa3\x01\n\rProbeResponse\x12(\n\x07verdict\x18\x01 \x01(\x0e\x32\x17.calyx.probe.v1.Verdict\x12)\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x17.calyx.probe.v1.Finding\x12\x0e\n\x06prober\x18\x03 \x01(\t\x12-\n\tprobed_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*h\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x15\n\x11VERDICT_CONFIRMED\x10\x01\x12\x13\n\x0fVERDICT_REFUTED\x10\x02\x12\x18\n\x14VERDICT_INCONCLUSIVE\x10\x03\x32T\n\x0cProbeService\x12\x44\n\x05Probe\x12\x1c.calyx.probe.v1.ProbeRequest\x1a\x1d.calyx.probe.v1.ProbeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x61lyx/probe/v1/probe.proto\x12\x0e\x63\x61lyx.probe.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\x01\n\x05\x43heck\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x31\n\x06\x65xpect\x18\x03 \x03(\x0b\x32!.calyx.probe.v1.Check.ExpectEntry\x1a-\n\x0b\x45xpectEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"h\n\x07\x46inding\x12$\n\x05\x63heck\x18\x01 \x01(\x0b\x32\x15.calyx.probe.v1.Check\x12(\n\x07verdict\x18\x02 \x01(\x0e\x32\x17.calyx.probe.v1.Verdict\x12\r\n\x05\x66ound\x18\x03 \x01(\t\"d\n\x0cProbeRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\x12\x0c\n\x04\x64oer\x18\x03 \x01(\t\x12%\n\x06\x63hecks\x18\x04 \x03(\x0b\x32\x15.calyx.probe.v1.Check\"\xa3\x01\n\rProbeResponse\x12(\n\x07verdict\x18\x01 \x01(\x0e\x32\x17.calyx.probe.v1.Verdict\x12)\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x17.calyx.probe.v1.Finding\x12\x0e\n\x06prober\x18\x03 \x01(\t\x12-\n\tprobed_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"e\n\x0cWatchRequest\x12\x10\n\x08task_ids\x18\x01 \x03(\t\x12\x0c\n\x04\x64oer\x18\x02 \x01(\t\x12\r\n\x05roots\x18\x03 \x03(\t\x12&\n\x06moment\x18\x04 \x01(\x0e\x32\x16.calyx.probe.v1.Moment\"\x1f\n\rWatchResponse\x12\x0e\n\x06\x66\x61iled\x18\x01 \x01(\t\"F\n\x06\x43hange\x12\n\n\x02op\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\n\n\x02to\x18\x03 \x01(\t\x12\x14\n\x0c\x61\x66ter_sha256\x18\x04 \x01(\t\"\x8d\x01\n\x0e\x43ompareRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64oer\x18\x02 \x01(\t\x12(\n\x08\x64\x65\x63lared\x18\x03 \x03(\x0b\x32\x16.calyx.probe.v1.Change\x12\x0e\n\x06others\x18\x04 \x03(\t\x12\r\n\x05grows\x18\x05 \x03(\t\x12\x13\n\x0bmust_change\x18\x06 \x01(\x08\"\x8f\x01\n\x0f\x43ompareResponse\x12(\n\x07verdict\x18\x01 \x01(\x0e\x32\x17.calyx.probe.v1.Verdict\x12\r\n\x05\x66ound\x18\x02 \x01(\t\x12\x12\n\nundeclared\x18\x03 \x03(\t\x12\x0f\n\x07missing\x18\x04 \x03(\t\x12\x0e\n\x06others\x18\x05 \x03(\t\x12\x0e\n\x06prober\x18\x06 \x01(\t*h\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x15\n\x11VERDICT_CONFIRMED\x10\x01\x12\x13\n\x0fVERDICT_REFUTED\x10\x02\x12\x18\n\x14VERDICT_INCONCLUSIVE\x10\x03*V\n\x06Moment\x12\x16\n\x12MOMENT_UNSPECIFIED\x10\x00\x12\x11\n\rMOMENT_BEFORE\x10\x01\x12\x0f\n\x0bMOMENT_ANEW\x10\x02\x12\x10\n\x0cMOMENT_AFTER\x10\x03\x32\xe6\x01\n\x0cProbeService\x12\x44\n\x05Probe\x12\x1c.calyx.probe.v1.ProbeRequest\x1a\x1d.calyx.probe.v1.ProbeResponse\x12\x44\n\x05Watch\x12\x1c.calyx.probe.v1.WatchRequest\x1a\x1d.calyx.probe.v1.WatchResponse\x12J\n\x07\x43ompare\x12\x1e.calyx.probe.v1.CompareRequest\x1a\x1f.calyx.probe.v1.CompareResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHECK_EXPECTENTRY']._loaded_options = None
   _globals['_CHECK_EXPECTENTRY']._serialized_options = b'8\001'
-  _globals['_VERDICT']._serialized_start=591
-  _globals['_VERDICT']._serialized_end=695
+  _globals['_VERDICT']._serialized_start=1089
+  _globals['_VERDICT']._serialized_end=1193
+  _globals['_MOMENT']._serialized_start=1195
+  _globals['_MOMENT']._serialized_end=1281
   _globals['_CHECK']._serialized_start=80
   _globals['_CHECK']._serialized_end=215
   _globals['_CHECK_EXPECTENTRY']._serialized_start=170
@@ -46,6 +48,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROBEREQUEST']._serialized_end=423
   _globals['_PROBERESPONSE']._serialized_start=426
   _globals['_PROBERESPONSE']._serialized_end=589
-  _globals['_PROBESERVICE']._serialized_start=697
-  _globals['_PROBESERVICE']._serialized_end=781
+  _globals['_WATCHREQUEST']._serialized_start=591
+  _globals['_WATCHREQUEST']._serialized_end=692
+  _globals['_WATCHRESPONSE']._serialized_start=694
+  _globals['_WATCHRESPONSE']._serialized_end=725
+  _globals['_CHANGE']._serialized_start=727
+  _globals['_CHANGE']._serialized_end=797
+  _globals['_COMPAREREQUEST']._serialized_start=800
+  _globals['_COMPAREREQUEST']._serialized_end=941
+  _globals['_COMPARERESPONSE']._serialized_start=944
+  _globals['_COMPARERESPONSE']._serialized_end=1087
+  _globals['_PROBESERVICE']._serialized_start=1284
+  _globals['_PROBESERVICE']._serialized_end=1514
 # @@protoc_insertion_point(module_scope)

@@ -48,6 +48,34 @@ VERDICT_INCONCLUSIVE: Verdict.ValueType  # 3
 """Nothing was refuted, but something could not be checked."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
+class _Moment:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MomentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Moment.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MOMENT_UNSPECIFIED: _Moment.ValueType  # 0
+    """Not said."""
+    MOMENT_BEFORE: _Moment.ValueType  # 1
+    """Before the tasks begin. What was seen first stays."""
+    MOMENT_ANEW: _Moment.ValueType  # 2
+    """Before them as well; none has been published yet, so that an earlier look no longer counts."""
+    MOMENT_AFTER: _Moment.ValueType  # 3
+    """After the task ended. What was seen first stays."""
+
+class Moment(_Moment, metaclass=_MomentEnumTypeWrapper):
+    """Which look it is."""
+
+MOMENT_UNSPECIFIED: Moment.ValueType  # 0
+"""Not said."""
+MOMENT_BEFORE: Moment.ValueType  # 1
+"""Before the tasks begin. What was seen first stays."""
+MOMENT_ANEW: Moment.ValueType  # 2
+"""Before them as well; none has been published yet, so that an earlier look no longer counts."""
+MOMENT_AFTER: Moment.ValueType  # 3
+"""After the task ended. What was seen first stays."""
+Global___Moment: _TypeAlias = Moment  # noqa: Y015
+
 @_typing.final
 class Check(_message.Message):
     """One look at one thing."""
@@ -78,7 +106,7 @@ class Check(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     EXPECT_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """file_digest, absent, archive_of, prefix_digest, json_fields, process, sqlite, service_health."""
+    """file_digest, absent, none_left, archive_of, prefix_digest, json_fields, process, sqlite, service_health."""
     target: _builtins.str
     """Absolute path, or the name of the thing to look at."""
     @_builtins.property
@@ -205,3 +233,193 @@ class ProbeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProbeResponse: _TypeAlias = ProbeResponse  # noqa: Y015
+
+@_typing.final
+class WatchRequest(_message.Message):
+    """A look at the folders in which tasks work."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_IDS_FIELD_NUMBER: _builtins.int
+    DOER_FIELD_NUMBER: _builtins.int
+    ROOTS_FIELD_NUMBER: _builtins.int
+    MOMENT_FIELD_NUMBER: _builtins.int
+    doer: _builtins.str
+    """Who does them; it may not be the prober."""
+    moment: Global___Moment.ValueType
+    """Before or after."""
+    @_builtins.property
+    def task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The tasks that it is for."""
+
+    @_builtins.property
+    def roots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The folders, in full; not needed after."""
+
+    def __init__(
+        self,
+        *,
+        task_ids: _abc.Iterable[_builtins.str] | None = ...,
+        doer: _builtins.str = ...,
+        roots: _abc.Iterable[_builtins.str] | None = ...,
+        moment: Global___Moment.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["doer", b"doer", "moment", b"moment", "roots", b"roots", "task_ids", b"task_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
+
+@_typing.final
+class WatchResponse(_message.Message):
+    """Whether it was done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAILED_FIELD_NUMBER: _builtins.int
+    failed: _builtins.str
+    """Why it could not be done; empty when it was."""
+    def __init__(
+        self,
+        *,
+        failed: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015
+
+@_typing.final
+class Change(_message.Message):
+    """One change as the doer declares it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OP_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    AFTER_SHA256_FIELD_NUMBER: _builtins.int
+    op: _builtins.str
+    """create, replace, remove, rotate, or what a watched program did."""
+    target: _builtins.str
+    """Absolute path."""
+    to: _builtins.str
+    """Where a rotation went."""
+    after_sha256: _builtins.str
+    """Of the content after it, if the doer says so."""
+    def __init__(
+        self,
+        *,
+        op: _builtins.str = ...,
+        target: _builtins.str = ...,
+        to: _builtins.str = ...,
+        after_sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sha256", b"after_sha256", "op", b"op", "target", b"target", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Change: _TypeAlias = Change  # noqa: Y015
+
+@_typing.final
+class CompareRequest(_message.Message):
+    """What was said of one task, to be held against the two looks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    DOER_FIELD_NUMBER: _builtins.int
+    DECLARED_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
+    GROWS_FIELD_NUMBER: _builtins.int
+    MUST_CHANGE_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """The task."""
+    doer: _builtins.str
+    """Who did it; it may not be the prober."""
+    must_change: _builtins.bool
+    """It says that something was changed."""
+    @_builtins.property
+    def declared(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]:
+        """What it says it changed, in order."""
+
+    @_builtins.property
+    def others(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Paths that other journaled tasks changed meanwhile."""
+
+    @_builtins.property
+    def grows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names (as *.log) of files to which others append at any time."""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        doer: _builtins.str = ...,
+        declared: _abc.Iterable[Global___Change] | None = ...,
+        others: _abc.Iterable[_builtins.str] | None = ...,
+        grows: _abc.Iterable[_builtins.str] | None = ...,
+        must_change: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["declared", b"declared", "doer", b"doer", "grows", b"grows", "must_change", b"must_change", "others", b"others", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareRequest: _TypeAlias = CompareRequest  # noqa: Y015
+
+@_typing.final
+class CompareResponse(_message.Message):
+    """What the two looks say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    FOUND_FIELD_NUMBER: _builtins.int
+    UNDECLARED_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
+    PROBER_FIELD_NUMBER: _builtins.int
+    verdict: Global___Verdict.ValueType
+    """Refuted: something else changed, or what was declared did not."""
+    found: _builtins.str
+    """In one line."""
+    prober: _builtins.str
+    """Who looked."""
+    @_builtins.property
+    def undeclared(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Changes that nobody declared, each with what became of it."""
+
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Declared changes that are not there."""
+
+    @_builtins.property
+    def others(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Changes that are somebody else's, each with how that is known."""
+
+    def __init__(
+        self,
+        *,
+        verdict: Global___Verdict.ValueType = ...,
+        found: _builtins.str = ...,
+        undeclared: _abc.Iterable[_builtins.str] | None = ...,
+        missing: _abc.Iterable[_builtins.str] | None = ...,
+        others: _abc.Iterable[_builtins.str] | None = ...,
+        prober: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found", "missing", b"missing", "others", b"others", "prober", b"prober", "undeclared", b"undeclared", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareResponse: _TypeAlias = CompareResponse  # noqa: Y015

@@ -40,6 +40,16 @@ class ProbeServiceStub:
                 request_serializer=calyx_dot_probe_dot_v1_dot_probe__pb2.ProbeRequest.SerializeToString,
                 response_deserializer=calyx_dot_probe_dot_v1_dot_probe__pb2.ProbeResponse.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_unary(
+                '/calyx.probe.v1.ProbeService/Watch',
+                request_serializer=calyx_dot_probe_dot_v1_dot_probe__pb2.WatchRequest.SerializeToString,
+                response_deserializer=calyx_dot_probe_dot_v1_dot_probe__pb2.WatchResponse.FromString,
+                _registered_method=True)
+        self.Compare = channel.unary_unary(
+                '/calyx.probe.v1.ProbeService/Compare',
+                request_serializer=calyx_dot_probe_dot_v1_dot_probe__pb2.CompareRequest.SerializeToString,
+                response_deserializer=calyx_dot_probe_dot_v1_dot_probe__pb2.CompareResponse.FromString,
+                _registered_method=True)
 
 
 class ProbeServiceServicer:
@@ -53,6 +63,20 @@ class ProbeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Watch(self, request, context):
+        """Look at the folders in which tasks work, before they begin or after one ended, and keep what was seen.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Compare(self, request, context):
+        """Hold what changed between the two looks against what the doer declared.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProbeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +84,16 @@ def add_ProbeServiceServicer_to_server(servicer, server):
                     servicer.Probe,
                     request_deserializer=calyx_dot_probe_dot_v1_dot_probe__pb2.ProbeRequest.FromString,
                     response_serializer=calyx_dot_probe_dot_v1_dot_probe__pb2.ProbeResponse.SerializeToString,
+            ),
+            'Watch': grpc.unary_unary_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=calyx_dot_probe_dot_v1_dot_probe__pb2.WatchRequest.FromString,
+                    response_serializer=calyx_dot_probe_dot_v1_dot_probe__pb2.WatchResponse.SerializeToString,
+            ),
+            'Compare': grpc.unary_unary_rpc_method_handler(
+                    servicer.Compare,
+                    request_deserializer=calyx_dot_probe_dot_v1_dot_probe__pb2.CompareRequest.FromString,
+                    response_serializer=calyx_dot_probe_dot_v1_dot_probe__pb2.CompareResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +124,60 @@ class ProbeService:
             '/calyx.probe.v1.ProbeService/Probe',
             calyx_dot_probe_dot_v1_dot_probe__pb2.ProbeRequest.SerializeToString,
             calyx_dot_probe_dot_v1_dot_probe__pb2.ProbeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/calyx.probe.v1.ProbeService/Watch',
+            calyx_dot_probe_dot_v1_dot_probe__pb2.WatchRequest.SerializeToString,
+            calyx_dot_probe_dot_v1_dot_probe__pb2.WatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Compare(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/calyx.probe.v1.ProbeService/Compare',
+            calyx_dot_probe_dot_v1_dot_probe__pb2.CompareRequest.SerializeToString,
+            calyx_dot_probe_dot_v1_dot_probe__pb2.CompareResponse.FromString,
             options,
             channel_credentials,
             insecure,

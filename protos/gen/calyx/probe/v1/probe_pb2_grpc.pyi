@@ -35,6 +35,10 @@ class ProbeServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ProbeServiceAsyncStub: ...
     Probe: _grpc.UnaryUnaryMultiCallable[_probe_pb2.ProbeRequest, _probe_pb2.ProbeResponse]
     """Run all checks of one task and give one verdict."""
+    Watch: _grpc.UnaryUnaryMultiCallable[_probe_pb2.WatchRequest, _probe_pb2.WatchResponse]
+    """Look at the folders in which tasks work, before they begin or after one ended, and keep what was seen."""
+    Compare: _grpc.UnaryUnaryMultiCallable[_probe_pb2.CompareRequest, _probe_pb2.CompareResponse]
+    """Hold what changed between the two looks against what the doer declared."""
 
 @_typing.type_check_only
 class ProbeServiceAsyncStub(ProbeServiceStub):
@@ -43,6 +47,10 @@ class ProbeServiceAsyncStub(ProbeServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Probe: _aio.UnaryUnaryMultiCallable[_probe_pb2.ProbeRequest, _probe_pb2.ProbeResponse]  # type: ignore[assignment]
     """Run all checks of one task and give one verdict."""
+    Watch: _aio.UnaryUnaryMultiCallable[_probe_pb2.WatchRequest, _probe_pb2.WatchResponse]  # type: ignore[assignment]
+    """Look at the folders in which tasks work, before they begin or after one ended, and keep what was seen."""
+    Compare: _aio.UnaryUnaryMultiCallable[_probe_pb2.CompareRequest, _probe_pb2.CompareResponse]  # type: ignore[assignment]
+    """Hold what changed between the two looks against what the doer declared."""
 
 class ProbeServiceServicer(metaclass=_abc_1.ABCMeta):
     """Looks at the real world on behalf of somebody who did not do the work. Read-only."""
@@ -54,5 +62,21 @@ class ProbeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_probe_pb2.ProbeResponse, _abc.Awaitable[_probe_pb2.ProbeResponse]]:
         """Run all checks of one task and give one verdict."""
+
+    @_abc_1.abstractmethod
+    def Watch(
+        self,
+        request: _probe_pb2.WatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_probe_pb2.WatchResponse, _abc.Awaitable[_probe_pb2.WatchResponse]]:
+        """Look at the folders in which tasks work, before they begin or after one ended, and keep what was seen."""
+
+    @_abc_1.abstractmethod
+    def Compare(
+        self,
+        request: _probe_pb2.CompareRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_probe_pb2.CompareResponse, _abc.Awaitable[_probe_pb2.CompareResponse]]:
+        """Hold what changed between the two looks against what the doer declared."""
 
 def add_ProbeServiceServicer_to_server(servicer: ProbeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

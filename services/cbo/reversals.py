@@ -1,0 +1,39 @@
+"""What regressed is undone by the station itself, where its manifest says so (`undo_on_regression`).
+
+The wish is kept in the commit that holds the regression, and carried out after it, so that neither is ever lost.
+"""
+
+import structlog
+
+from chassis.errors import CalyxError, NotFound, Refused
+from services.cbo.bridge import Bridge
+from services.cbo.desk import STATION, Desk
+from services.cbo.tasks import Task
+
+log = structlog.get_logger(__name__)
+
+
+def reverse(bridge: Bridge, task: Task, why: str) -> None:
+    """Inside the transaction that keeps the regression."""
+    manifest = bridge.domains.get(task.domain)
+    if manifest is not None and manifest.undo_on_regression:
+        bridge.store.set_fact(f"reverse:{task.id}", why)
+
+
+class Reversals:
+    """Asks for the undos that are due. What can't be undone (drift, tasks that stand on it) is left to a person."""
+
+    def __init__(self, bridge: Bridge, desk: Desk) -> None:
+        self._bridge, self._desk = bridge, desk
+
+    def notice(self) -> None:
+        for name, why in self._bridge.store.rows("facts_like", "reverse:"):
+            task_id = name.removeprefix("reverse:")
+            try:
+                self._desk.undo(task_id, dry_run=False, cascade=False, who=STATION, wait_seconds=0.0)
+            except (Refused, NotFound) as error:
+                self._bridge.audit.write("undo.refused", task=task_id, by=STATION, because=why, why=error.message)
+            except CalyxError as error:
+                log.warning("a regression is not undone yet, tried again", task=task_id, why=error.message)
+                continue
+            self._bridge.store.run("fact_drop", name)
