@@ -51,10 +51,13 @@ class Critic:
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
         self._silent: dict[str, str] = {}
+        self._refuted: set[str] = set()
 
     def judge(self, ended: Sequence[Task]) -> list[Judged]:
         """Probe and score."""
-        return [self._judge(task) for task in ended]
+        found = [self._judge(task) for task in ended]
+        self._refuted = {each.task.id for each in found if each.score.stability == 0.0}
+        return found
 
     def _judge(self, task: Task) -> Judged:
         manifest = self._bridge.domains.get(task.domain)
@@ -136,7 +139,8 @@ class Critic:
             later=self._touched_later(task, claims),
         )
         if look.later:
-            look = replace(look, doubted=self._bridge.store.task(look.later).stability == 0.0)
+            doubted = look.later in self._refuted or self._bridge.store.task(look.later).stability == 0.0
+            look = replace(look, doubted=doubted)
         if look.decided:
             return look
         claims = [*claims, *watching.checks_of(self._bridge, manifest, task)]
