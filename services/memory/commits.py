@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -44,11 +46,15 @@ class Change(Generic[T]):
 
 Work = Callable[[sqlite3.Connection], Change[T]]
 
+Together = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Change[T]]]
+"""Does several pieces of work as calling each in its order would, with fewer statements."""
+
 
 @dataclass(slots=True, kw_only=True)
 class _Request:
     what: str
     work: Work[Any]
+    together: Together[Any] | None
     woken: threading.Event = field(default_factory=threading.Event)
     change: Change[Any] | None = None
     told: list[bytes] = field(default_factory=list)
@@ -98,9 +104,14 @@ class Commits:
             raise answer
         return answer
 
-    def do_all(self, what: str, works: Sequence[Work[T]]) -> list[T | BaseException]:
-        """`do` for several that wait together; each has its own answer, or what it raised."""
-        mine = [_Request(what=what, work=work) for work in works]
+    def do_all(
+        self, what: str, works: Sequence[Work[T]], together: Together[T] | None = None
+    ) -> list[T | BaseException]:
+        """`do` for several that wait together; each has its own answer, or what it raised.
+
+        With `together` they and their like share a savepoint as long as nothing fails; else each has one of its own.
+        """
+        mine = [_Request(what=what, work=work, together=together) for work in works]
         if not mine:
             return []
         with self._queueing:
@@ -154,12 +165,10 @@ class Commits:
             left = list(group)
             while left:
                 self._connection.execute("BEGIN IMMEDIATE")
-                for each in left:
-                    if not self._one(each) and not self._connection.in_transaction:
-                        break  # SQLite gave up the transaction: once more, without the one that failed
+                self._run(left)
                 left = [each for each in left if each.error is None]
                 if self._connection.in_transaction:
-                    break
+                    break  # else SQLite gave it up: once more, without the one that failed
             if not left:
                 return
             for day in {each.change.day for each in left if each.change is not None and each.change.day}:
@@ -168,6 +177,39 @@ class Commits:
         finally:
             if self._connection.in_transaction:
                 self._connection.rollback()
+
+    def _run(self, requests: Sequence[_Request]) -> None:
+        """Until all have run, or SQLite gave up the transaction."""
+        for together, some in groupby(requests, key=attrgetter("together")):
+            several = list(some)
+            if together is not None and len(several) > 1:
+                if self._together(together, several):
+                    continue
+                if not self._connection.in_transaction:
+                    return
+            for each in several:
+                if not self._one(each) and not self._connection.in_transaction:
+                    return
+
+    def _together(self, together: Together[Any], several: Sequence[_Request]) -> bool:
+        """Run them in one savepoint. If anything fails nothing was done, and each is to run alone."""
+        self._connection.execute("SAVEPOINT callers")
+        try:
+            for each, change in zip(several, together(self._connection, [one.work for one in several]), strict=True):
+                each.change, each.told = change, [canonical_json(dict(entry)) for entry in change.entries]
+            self._connection.execute("RELEASE callers")
+        except Exception as error:
+            log.info("callers of one commit are told apart, since one of them fails", why=str(error))
+            for each in several:
+                each.change, each.told, each.together = None, [], None
+            self._undo("callers")
+            return False
+        return True
+
+    def _undo(self, savepoint: str) -> None:
+        if self._connection.in_transaction:  # a full disk may have ended it
+            self._connection.execute(f"ROLLBACK TO {savepoint}")
+            self._connection.execute(f"RELEASE {savepoint}")
 
     def _one(self, request: _Request) -> bool:
         """Run one caller's work; what fails undoes only its own, where SQLite lets it."""
@@ -179,9 +221,7 @@ class Commits:
             self._connection.execute("RELEASE caller")
         except Exception as error:
             request.change, request.error = None, error
-            if self._connection.in_transaction:  # a full disk may have ended it
-                self._connection.execute("ROLLBACK TO caller")
-                self._connection.execute("RELEASE caller")
+            self._undo("caller")
             return False
         return True
 

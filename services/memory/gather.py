@@ -1,6 +1,7 @@
 """Calls that wait for the disk together: while one batch is being made durable, the next one gathers."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -9,44 +10,76 @@ from chassis.executor import Executor
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+Batch = list[tuple[Item, asyncio.Future[Answer]]]
+Answers = Sequence[Answer | BaseException]
 
 
 class Gather(Generic[Item, Answer]):
     """`work` gets all that came meanwhile and answers each, or with what it is to raise; one batch at a time.
 
-    Lives on one event loop. At most `most` wait; the next is refused with ResourceExhausted.
+    Lives on one event loop. The thread that ends a batch takes the next one itself, for as long as there is one: to
+    ask the loop first would leave the disk idle meanwhile. At most `most` wait; the next is refused with
+    ResourceExhausted.
     """
 
-    def __init__(
-        self, work: Callable[[Sequence[Item]], Sequence[Answer | BaseException]], executor: Executor, most: int
-    ) -> None:
+    def __init__(self, work: Callable[[Sequence[Item]], Answers[Answer]], executor: Executor, most: int) -> None:
         self._work, self._executor, self._most = work, executor, most
-        self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
-        self._draining: asyncio.Task[None] | None = None
+        self._lock = threading.Lock()
+        self._waiting: Batch[Item, Answer] = []
+        self._working = False
+        self._worker: asyncio.Task[None] | None = None
 
     async def run(self, item: Item) -> Answer:
-        if len(self._waiting) >= self._most:
-            raise ResourceExhausted(f"{self._most} are waiting to be stored; nothing was done with this one, try again")
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, answer))
-        if self._draining is None:
-            self._draining = asyncio.create_task(self._drain())
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = loop.create_future()
+        with self._lock:
+            if len(self._waiting) >= self._most:
+                raise ResourceExhausted(
+                    f"{self._most} are waiting to be stored; nothing was done with this one, try again"
+                )
+            self._waiting.append((item, answer))
+            begin, self._working = not self._working, True
+        if begin:
+            self._worker = asyncio.create_task(self._begin(loop))
         return await answer
 
-    async def _drain(self) -> None:
+    async def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            while self._waiting:
-                batch, self._waiting = self._waiting, []
-                try:
-                    answers = await self._executor.run(self._work, [item for item, _ in batch])
-                except Exception as error:  # whatever it is, each caller gets it
-                    answers = [error] * len(batch)
-                for (_, future), answer in zip(batch, answers, strict=True):
-                    if future.done():  # its caller went away
-                        continue
-                    if isinstance(answer, BaseException):
-                        future.set_exception(answer)
-                    else:
-                        future.set_result(answer)
-        finally:
-            self._draining = None
+            last = await self._executor.run(self._work_off, loop)
+        except Exception as error:  # the executor's own; what `work` raises is among the answers
+            batch = self._take()
+            last = batch, [error] * len(batch)
+            with self._lock:
+                self._working = False
+        _tell(*last)
+
+    def _work_off(self, loop: asyncio.AbstractEventLoop) -> tuple[Batch[Item, Answer], Answers[Answer]]:
+        """In a thread: batch after batch, until nobody waits; the last one's answers go back with the thread's end."""
+        batch = self._take()
+        while True:
+            answers: Answers[Answer]
+            try:
+                answers = self._work([item for item, _ in batch])
+            except Exception as error:  # whatever it is, each caller gets it
+                answers = [error] * len(batch)
+            following = self._take()
+            if not following:
+                return batch, answers
+            loop.call_soon_threadsafe(_tell, batch, answers)
+            batch = following
+
+    def _take(self) -> Batch[Item, Answer]:
+        with self._lock:
+            batch, self._waiting = self._waiting, []
+            self._working = bool(batch)
+        return batch
+
+
+def _tell(batch: Batch[Item, Answer], answers: Answers[Answer]) -> None:
+    for (_, future), answer in zip(batch, answers, strict=True):
+        if future.done():  # its caller went away
+            continue
+        if isinstance(answer, BaseException):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)

@@ -1,6 +1,7 @@
 """The rows that one experience is made of, written inside the caller's transaction."""
 
 import sqlite3
+from typing import Any
 
 from chassis.canonical import canonical_json
 from chassis.clock import iso
@@ -27,7 +28,30 @@ def insert_experience(
     seq: int | None = None,
 ) -> int:
     """The row of an experience with its context and prediction, but without an outcome; returns its number."""
-    row = {
+    row = event_row(experience, recorded_at, sealed, objective_key, seq)
+    given = connection.execute(SQL["insert_event"], row).lastrowid
+    assert given is not None  # an insert always has one
+    facts = [(given, key, value) for key, value in experience.context.items()]
+    connection.executemany(SQL["insert_context"], facts)
+    if experience.confidence is not None:
+        connection.execute(SQL["insert_confidence"], (given, experience.confidence))
+    return given
+
+
+def insert_finding(
+    connection: sqlite3.Connection, event: int, event_id: str, finding: Finding, seq: int | None = None
+) -> int:
+    """A row of `outcome`; returns its number."""
+    row = outcome_row(event, finding, finding.digest(event_id), seq)
+    given = connection.execute(SQL["insert_outcome"], row).lastrowid
+    assert given is not None  # an insert always has one
+    return given
+
+
+def event_row(
+    experience: Experience, recorded_at: str, sealed: str, objective_key: int, seq: int | None = None
+) -> dict[str, Any]:
+    return {
         "seq": seq,
         "id": experience.id,
         "station_id": experience.station_id,
@@ -43,20 +67,10 @@ def insert_experience(
         "recorded_at": recorded_at,
         "digest": sealed,
     }
-    given = connection.execute(SQL["insert_event"], row).lastrowid
-    assert given is not None  # an insert always has one
-    facts = [(given, key, value) for key, value in experience.context.items()]
-    connection.executemany(SQL["insert_context"], facts)
-    if experience.confidence is not None:
-        connection.execute(SQL["insert_confidence"], (given, experience.confidence))
-    return given
 
 
-def insert_finding(
-    connection: sqlite3.Connection, event: int, event_id: str, finding: Finding, seq: int | None = None
-) -> int:
-    """A row of `outcome`; returns its number."""
-    row = {
+def outcome_row(event: int, finding: Finding, sealed: str, seq: int | None = None) -> dict[str, Any]:
+    return {
         "seq": seq,
         "event": event,
         "amendment_id": finding.amendment_id,
@@ -67,11 +81,8 @@ def insert_finding(
         "cost": canonical_json(dict(finding.cost)).decode(),
         "evidence": finding.evidence,
         "recorded_at": finding.recorded_at,
-        "digest": finding.digest(event_id),
+        "digest": sealed,
     }
-    given = connection.execute(SQL["insert_outcome"], row).lastrowid
-    assert given is not None  # an insert always has one
-    return given
 
 
 def seq_of(connection: sqlite3.Connection, event_id: str) -> int:

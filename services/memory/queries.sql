@@ -8,6 +8,16 @@ VALUES (:seq, :id, :station_id, :namespace, :origin, :kind, :objective, :domain,
 SELECT seq FROM event WHERE id = :id UNION ALL SELECT seq FROM member WHERE id = :id
 UNION ALL SELECT seq FROM retired WHERE id = :id;
 
+-- name: known_of
+SELECT json_group_array(id) FROM (
+    SELECT id FROM event WHERE id IN (SELECT value FROM json_each(:ids))
+    UNION ALL SELECT id FROM member WHERE id IN (SELECT value FROM json_each(:ids))
+    UNION ALL SELECT id FROM retired WHERE id IN (SELECT value FROM json_each(:ids))
+);
+
+-- name: objective_keys
+SELECT json_group_array(json_array(text, key)) FROM objective WHERE text IN (SELECT value FROM json_each(?));
+
 -- name: objective_key
 SELECT key FROM objective WHERE text = ?;
 

@@ -14,9 +14,10 @@ from services.memory.catalog import Catalog, Facts, Standing
 from services.memory.embedding import Embedder, Vectors, check_vectors
 from services.memory.experience import REHEARSAL, Experience, Outcome
 from services.memory.index import VectorIndex
+from services.memory.recording import Appended
 from services.memory.retention import remove_orphans
 from services.memory.scan import lacking, scanning
-from services.memory.store import Appended, Store
+from services.memory.store import Store
 
 log = structlog.get_logger(__name__)
 

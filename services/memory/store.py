@@ -5,8 +5,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,31 +13,20 @@ from numpy.typing import NDArray
 
 from chassis.errors import Damaged, Refused
 from services.memory.commits import REDO_MARK, Change, Commits, T, Work
-from services.memory.experience import Experience, Finding, event_digest, first_finding, told, told_finding
+from services.memory.experience import Experience, Finding, told_finding
 from services.memory.faults import explained
 from services.memory.frames import check_wal
-from services.memory.inserts import insert_experience, insert_finding, objective_key, seq_of
+from services.memory.inserts import insert_finding, seq_of
 from services.memory.members import bring_back, read
 from services.memory.migrate import APPLICATION_ID, migrate, vector_digest
 from services.memory.proof import prove
 from services.memory.queries import SQL, migrations
+from services.memory.recording import Appended, Recording, TakeUp, record_together
 from services.memory.redo import Entry, RedoLog, Spoilt
 from services.memory.replay import Replayed, first_lost, replay
 from services.memory.rows import Stored
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Appended:
-    """The number of a new row and of its objective."""
-
-    seq: int
-    objective_key: int
-
-
-TakeUp = Callable[[Appended, Experience], None]
-"""What takes a durable row up in RAM; runs under `change`."""
 
 
 class Store:
@@ -175,13 +162,17 @@ class Store:
 
     def append(self, experience: Experience, recorded_at: str, then: TakeUp | None = None) -> Appended | None:
         """Store one experience durably; None if its id was already there, as a row or in a roll-up."""
-        return self.commit("record", _recording(experience, recorded_at, then))
+        (answer,) = self.append_all([experience], recorded_at, then)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
 
     def append_all(
-        self, experiences: Sequence[Experience], recorded_at: str, then: TakeUp
+        self, experiences: Sequence[Experience], recorded_at: str, then: TakeUp | None
     ) -> list[Appended | BaseException | None]:
         """`append` for callers that wait together; each has its own answer, or what it would have raised."""
-        return self._commits.do_all("record", [_recording(each, recorded_at, then) for each in experiences])
+        works = [Recording(each, recorded_at, then) for each in experiences]
+        return self._commits.do_all("record", works, record_together)
 
     def amend(self, event_id: str, finding: Finding, then: Callable[[int], None] | None = None) -> int | None:
         """Add an outcome as a new row and return its event's number; None if the amendment was already there.
@@ -312,31 +303,6 @@ class Store:
         with self._reading("read vectors") as connection:
             found = connection.execute(SQL["vectors_by_key"], (model_sha256, json.dumps(list(keys))))
             return {row[0]: row[1] for row in found}
-
-
-def _recording(experience: Experience, recorded_at: str, then: TakeUp | None) -> Work[Appended | None]:
-    sealed = event_digest(experience, recorded_at)
-    first = first_finding(experience, recorded_at)
-
-    def work(connection: sqlite3.Connection) -> Change[Appended | None]:
-        if connection.execute(SQL["known"], {"id": experience.id}).fetchone():
-            return Change(result=None)
-        key = objective_key(connection, experience.objective)
-        seq = insert_experience(connection, experience, recorded_at, sealed, key)
-        outcome_seq = insert_finding(connection, seq, experience.id, first)
-        appended = Appended(seq=seq, objective_key=key)
-        entry = {
-            "kind": "record",
-            "seq": seq,
-            "objective_key": key,
-            "outcome_seq": outcome_seq,
-            "recorded_at": recorded_at,
-            "experience": told(experience),
-        }
-        follow = None if then is None else partial(then, appended, experience)
-        return Change(result=appended, entries=(entry,), day=recorded_at[:10], then=follow)
-
-    return work
 
 
 def _scalar(connection: sqlite3.Connection, statement: str) -> int:

@@ -12,7 +12,8 @@ from memory_fakes import experience
 from chassis.errors import Damaged, InvalidInput, NotFound, Refused, ResourceExhausted, Unavailable
 from services.memory.experience import MAX_OBJECTIVE, Finding, Outcome, check
 from services.memory.queries import migrations
-from services.memory.store import Appended, Store
+from services.memory.recording import Appended
+from services.memory.store import Store
 
 
 @pytest.fixture
