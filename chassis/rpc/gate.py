@@ -1,7 +1,7 @@
 """What every request passes before it reaches a servicer: metrics, error mapping, deadline, auth."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Set
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from typing import Any
 
 import grpc
@@ -14,47 +14,45 @@ from chassis.rpc.status import DETAILS_KEY, to_wire
 REQUESTS = prometheus_client.Counter("calyx_rpc_requests", "Requests answered.", ["service", "method", "code"])
 SECONDS = prometheus_client.Histogram("calyx_rpc_seconds", "Time to answer a unary request.", ["service", "method"])
 
-OPEN = frozenset(
-    {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection"}
-)
-"""Services that need neither token nor deadline."""
 
+class Gate:
+    """Stands between a generated `add_…_to_server` and the server, and wraps each handler once, when it is added.
 
-class Gate(grpc.aio.ServerInterceptor):
-    """Wraps each handler, outermost first: metrics → errors to status → deadline → token and allow-list."""
+    Outermost first: metrics → errors to status → deadline → token and allow-list. An interceptor would do the same
+    anew at each call.
+    """
 
-    def __init__(self, service: str, callers: auth.Callers, allow: Mapping[str, Mapping[str, Set[str]]]) -> None:
-        self._service, self._callers, self._allow = service, callers, allow
+    def __init__(
+        self, server: grpc.aio.Server, service: str, callers: auth.Callers, allow: Mapping[str, Mapping[str, Set[str]]]
+    ) -> None:
+        self._server, self._service, self._callers, self._allow = server, service, callers, allow
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        full_name, method = str(handler_call_details.method).lstrip("/").split("/", 1)
-        if handler is None or full_name in OPEN:
-            return handler
-        metadata = {str(k): v for k, v in handler_call_details.invocation_metadata or ()}
-        authorization = str(metadata.get("authorization", ""))
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Nothing: it could not be told which methods these serve. Each comes again by its name."""
+
+    def add_registered_method_handlers(self, full_name: str, handlers: Mapping[str, Any]) -> None:
+        gated = {name: self._gated(full_name, name, handler) for name, handler in handlers.items()}
+        known = {name: handler for name, handler in gated.items() if handler is not None}
+        self._server.add_registered_method_handlers(full_name, known)
+
+    def _gated(self, full_name: str, method: str, handler: Any) -> Any:
         coding = (_decoding(handler.request_deserializer), handler.response_serializer)
         if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(
-                self._unary(handler.unary_unary, full_name, method, authorization), *coding
-            )
+            return grpc.unary_unary_rpc_method_handler(self._unary(handler.unary_unary, full_name, method), *coding)
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(
-                self._stream(handler.unary_stream, full_name, method, authorization), *coding
-            )
+            return grpc.unary_stream_rpc_method_handler(self._stream(handler.unary_stream, full_name, method), *coding)
         return None  # no contract of ours streams requests: UNIMPLEMENTED rather than past the gate
 
-    def _admit(self, full_name: str, method: str, authorization: str, remaining: float | None) -> None:
-        name = self._callers.identify(authorization)
+    def _admit(self, full_name: str, method: str, context: Any, remaining: float | None) -> None:
+        name = self._callers.identify(_authorization(context))
         auth.permit(name, full_name, method, self._allow.get(full_name, {}))
         auth.set_caller(name)
         deadline.set_remaining(remaining)
 
-    def _unary(self, behaviour: Any, full_name: str, method: str, authorization: str) -> Any:
+    def _unary(self, behaviour: Any, full_name: str, method: str) -> Any:
+        answered = REQUESTS.labels(self._service, method, "OK")
+        took = SECONDS.labels(self._service, method)
+
         async def call(request: Any, context: Any) -> Any:
             started = time.monotonic()
             code = "CANCELLED"
@@ -62,7 +60,7 @@ class Gate(grpc.aio.ServerInterceptor):
                 remaining = context.time_remaining()
                 if remaining is None:
                     raise InvalidInput("set a deadline, e.g. grpcurl -max-time 10")
-                self._admit(full_name, method, authorization, remaining)
+                self._admit(full_name, method, context, remaining)
                 _whole(request)
                 answer = await behaviour(request, context)
                 code = "OK"
@@ -75,16 +73,16 @@ class Gate(grpc.aio.ServerInterceptor):
                 code = wire.code.name
                 await context.abort(wire.code, wire.message, ((DETAILS_KEY, wire.details),))
             finally:
-                REQUESTS.labels(self._service, method, code).inc()
-                SECONDS.labels(self._service, method).observe(time.monotonic() - started)
+                (answered if code == "OK" else REQUESTS.labels(self._service, method, code)).inc()
+                took.observe(time.monotonic() - started)
 
         return call
 
-    def _stream(self, behaviour: Any, full_name: str, method: str, authorization: str) -> Any:
+    def _stream(self, behaviour: Any, full_name: str, method: str) -> Any:
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
             code = "CANCELLED"
             try:
-                self._admit(full_name, method, authorization, context.time_remaining())
+                self._admit(full_name, method, context, context.time_remaining())
                 _whole(request)
                 async for answer in behaviour(request, context):
                     yield answer
@@ -100,6 +98,11 @@ class Gate(grpc.aio.ServerInterceptor):
                 REQUESTS.labels(self._service, method, code).inc()
 
         return call
+
+
+def _authorization(context: Any) -> str:
+    """The last header of this name; empty: none."""
+    return str({str(key): value for key, value in context.invocation_metadata() or ()}.get("authorization", ""))
 
 
 _MALFORMED = object()

@@ -135,7 +135,6 @@ async def start_server(
     `about` goes out as metadata of health answers (calyx-version, calyx-pid, calyx-started).
     """
     server = grpc.aio.server(
-        interceptors=[Gate(service, callers, {each.full_name: each.allow for each in served})],
         options=[
             ("grpc.so_reuseport", 0),  # a busy port is an error, not a lottery between two processes
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),  # read before anybody knows whose it is
@@ -146,8 +145,9 @@ async def start_server(
             ("grpc.server_max_unrequested_time_in_server", MAX_PENDING_SECONDS),
         ],
     )
+    gate = Gate(server, service, callers, {each.full_name: each.allow for each in served})
     for each in served:
-        each.add(each.servicer, server)
+        each.add(each.servicer, gate)  # health and reflection below need neither token nor deadline
     health_servicer = _Health(tuple((about or {}).items()))
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     names = tuple(each.full_name for each in served)
