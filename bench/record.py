@@ -1,8 +1,10 @@
 """How fast experiences become durable over the RPC, and how long until recall finds them: `python -m bench.record`.
 
 A memory service of its own, with its fsyncs and its redo log; so many callers record distinct real sentences at once,
-each waiting for its acknowledgement, while another asks for recalls. Then the backlog of embeddings drains. Fsyncs are
-counted by strace, if it is there, on a second, shorter burst (strace slows it down; the count is not changed by that).
+each waiting for its acknowledgement, while another asks for recalls. Then the backlog of embeddings drains, and one
+caller alone times a record and an RPC that does nothing (health). CPU is told for the service and for the callers,
+which share the cores with it; `load` is that of the machine before the burst. Fsyncs are counted by strace, if it is
+there, on a second, shorter burst (strace slows it down; the count is not changed by that).
 """
 
 import argparse
@@ -25,9 +27,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import grpc
 from calyx.memory.v1 import memory_pb2 as pb
 from calyx.memory.v1 import memory_pb2_grpc
 from google.protobuf.timestamp_pb2 import Timestamp
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from chassis.clock import SystemClock
 from chassis.errors import CalyxError
@@ -39,6 +43,7 @@ from chassis.rpc.client import open_channel
 REPO = Path(__file__).resolve().parents[1]
 DATA = REPO.parent / "shared" / "data" / "recall" / "clinc.jsonl"
 COUNTED_ROWS = 800
+ALONE_CALLS = 500
 
 
 def sentences(count: int) -> list[str]:
@@ -81,8 +86,8 @@ def serving(folder: Path) -> Iterator[tuple[str, str, subprocess.Popen[bytes]]]:
         process.wait(60)
 
 
-def caller(address: str, token: str, name: str, texts: Sequence[str], start: Any) -> list[float]:
-    """Record these one after the other, each acknowledged; milliseconds of each."""
+def caller(address: str, token: str, name: str, texts: Sequence[str], start: Any) -> tuple[list[float], float]:
+    """Record these one after the other, each acknowledged; (milliseconds of each, CPU seconds of the caller)."""
     at = Timestamp()
     at.FromDatetime(datetime(2026, 11, 1, tzinfo=UTC))
     took = []
@@ -90,6 +95,7 @@ def caller(address: str, token: str, name: str, texts: Sequence[str], start: Any
         stub = memory_pb2_grpc.MemoryServiceStub(channel)
         stub.Stats(pb.StatsRequest())  # connected before the clock runs
         start.wait()
+        cpu = time.process_time()
         for number, text in enumerate(texts):
             experience = pb.Experience(
                 id=f"{name}-{number}",
@@ -110,11 +116,11 @@ def caller(address: str, token: str, name: str, texts: Sequence[str], start: Any
             began = time.perf_counter()
             assert stub.RecordExperience(pb.RecordExperienceRequest(experience=experience)).created
             took.append((time.perf_counter() - began) * 1000)
-    return took
+        return took, time.process_time() - cpu
 
 
-def burst(address: str, token: str, name: str, texts: Sequence[str], callers: int) -> tuple[float, list[float]]:
-    """(seconds, milliseconds of each call) of all callers, each a process of its own."""
+def burst(address: str, token: str, name: str, texts: Sequence[str], callers: int) -> tuple[float, list[float], float]:
+    """(seconds, milliseconds of each call, CPU seconds) of all callers, each a process with a channel of its own."""
     context = get_context("spawn")
     with context.Manager() as manager, context.Pool(callers) as pool:
         start = manager.Barrier(callers + 1)
@@ -123,8 +129,38 @@ def burst(address: str, token: str, name: str, texts: Sequence[str], callers: in
         ]
         start.wait()
         began = time.perf_counter()
-        took = [each for part in parts for each in part.get(600)]
-        return time.perf_counter() - began, took
+        ended = [part.get(600) for part in parts]
+        seconds = time.perf_counter() - began
+        return seconds, [each for took, _ in ended for each in took], sum(cpu for _, cpu in ended)
+
+
+def alone(address: str, token: str) -> tuple[list[float], list[float]]:
+    """Milliseconds of each record, and of each answer of the health service, with one caller and nobody beside it."""
+    at_once = threading.Event()
+    at_once.set()
+    records, _ = caller(address, token, "alone", [f"{each}, alone" for each in sentences(ALONE_CALLS)], at_once)
+    empty = []
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        for _ in range(ALONE_CALLS):
+            began = time.perf_counter()
+            health.Check(health_pb2.HealthCheckRequest(), timeout=10)  # type: ignore[attr-defined]  # untyped stubs
+            empty.append((time.perf_counter() - began) * 1000)
+    return records, empty
+
+
+def cpu_seconds(process: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def spread(what: str, took: Sequence[float]) -> dict[str, float]:
+    ordered = sorted(took)
+    return {
+        f"{what}_p50_ms": round(statistics.median(ordered), 2),
+        f"{what}_p99_ms": round(ordered[int(0.99 * (len(ordered) - 1))], 2),
+    }
 
 
 def watch(address: str, token: str, done: threading.Event) -> list[tuple[float, int, float]]:
@@ -176,7 +212,9 @@ def main() -> None:
         done = threading.Event()
         with ThreadPoolExecutor(1) as beside:
             watching = beside.submit(watch, address, token, done)
-            seconds, took = burst(address, token, "burst", sentences(asked.rows), asked.callers)
+            load, cpu = os.getloadavg()[0], cpu_seconds(process.pid)
+            seconds, took, callers_cpu = burst(address, token, "burst", sentences(asked.rows), asked.callers)
+            cpu = cpu_seconds(process.pid) - cpu
             ended = time.perf_counter()
             after_burst = left = pending_of(address, token)
             while left:
@@ -185,19 +223,21 @@ def main() -> None:
             drained = time.perf_counter() - ended
             done.set()
             seen = watching.result(60)
+        records, empty = alone(address, token)
         per_row = fsyncs(address, token, process.pid, asked.callers)
-    took.sort()
-    recalls = sorted(each for _, _, each in seen)
     figures = {
         "rows": asked.rows,
         "callers": asked.callers,
         "rows_per_second": round(asked.rows / seconds),
-        "record_p50_ms": round(statistics.median(took), 2),
-        "record_p99_ms": round(took[int(0.99 * (len(took) - 1))], 2),
+        "load": round(load, 1),
+        **spread("record", took),
+        "service_cpu_ms_per_row": round(1000 * cpu / asked.rows, 2),
+        "callers_cpu_ms_per_row": round(1000 * callers_cpu / asked.rows, 2),
         "pending_after_burst": after_burst,
         "drain_seconds": round(drained, 1),
-        "recall_meanwhile_p50_ms": round(statistics.median(recalls), 1),
-        "recall_meanwhile_p99_ms": round(recalls[int(0.99 * (len(recalls) - 1))], 1),
+        **spread("recall_meanwhile", [each for _, _, each in seen]),
+        **spread("record_alone", records),
+        **spread("empty_rpc_alone", empty),
         "fsyncs_per_row": None if per_row is None else round(per_row, 2),
         "pending_over_time": [(at, pending) for at, pending, _ in seen][:: max(1, len(seen) // 20)],
     }
