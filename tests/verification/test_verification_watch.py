@@ -148,6 +148,16 @@ def test_a_secret_is_listed_and_never_read(tmp_path: Path, shelf: Path) -> None:
     assert said(again(tmp_path), "t-1")[0] is R
 
 
+def test_the_copies_that_a_rehearsal_leaves_for_the_prober_are_no_effects(book: WatchBook, shelf: Path) -> None:
+    copies = shelf / ".calyx-rehearsal"
+    book.begin(["t-1", "t-2"], [str(shelf)])
+    copies.mkdir()
+    (copies / "t-1-0").write_text("as it would be")
+    assert said(book, "t-1")[0] is C
+    (copies / "anything.md").write_text("as it should not be")
+    assert said(book, "t-2")[0] is R
+
+
 def test_a_damaged_listing_is_unknown(tmp_path: Path, shelf: Path) -> None:
     again(tmp_path).begin(["t-1"], [str(shelf)])
     (tmp_path / "book" / "t-1.before").write_bytes(b"nonsense")
