@@ -92,9 +92,10 @@ SELECT member.seq FROM rollup_fact JOIN member ON member.rollup = rollup_fact.ro
 
 -- name: joined_with_fact
 SELECT group_concat(seq) FROM (
-    SELECT event AS seq FROM context WHERE key = ?1 AND value = ?2
+    SELECT event AS seq FROM context WHERE key = ?1 AND value = ?2 AND event > ?3
     UNION ALL
-    SELECT member.seq FROM rollup_fact JOIN member ON member.rollup = rollup_fact.rollup WHERE key = ?1 AND value = ?2
+    SELECT member.seq FROM rollup_fact JOIN member ON member.rollup = rollup_fact.rollup
+    WHERE key = ?1 AND value = ?2 AND member.seq > ?3
 );
 
 -- name: scan_events

@@ -28,6 +28,11 @@ from services.memory.rows import Stored
 
 log = structlog.get_logger(__name__)
 
+FACTS_KEPT = 2_000_000
+"""Row numbers kept of the facts that recalls lately filtered by, in all: 16 MB."""
+
+_NO_ROWS: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
 
 class Store:
     """Blocking and thread-safe. `durable=False` leaves out the fsync, for a station on virtual time.
@@ -43,6 +48,7 @@ class Store:
         self.change = threading.RLock()
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
+        self._having: dict[tuple[str, str], NDArray[np.int64]] = {}
         with explained("open", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             prove(path, path.parent / "backups")
@@ -58,6 +64,7 @@ class Store:
             self._prepare(self._durable)
             then()
             self._reader = self.snapshot()
+            self._having.clear()
             self._reader.execute("PRAGMA cache_size = -16384")  # KiB: recall reads vectors from all over the file
         except BaseException:
             self._writer.close()
@@ -289,10 +296,21 @@ class Store:
         return [found[seq] for seq in seqs if seq in found]
 
     def with_fact(self, key: str, value: str) -> NDArray[np.int64]:
-        """Numbers of the rows with this fact; as one text from SQLite, since there may be very many."""
+        """Numbers of the rows with this fact, ascending; some may be gone. Never write to it.
+
+        Rows are numbered in the order of their commits and keep their facts, so only what is newer than the last
+        answer is read; as one text from SQLite, since there may be very many.
+        """
         with self._reading("filter by context") as connection:
-            (told,) = connection.execute(SQL["joined_with_fact"], (key, value)).fetchone()
-        return np.fromstring(told or "", dtype=np.int64, sep=",")
+            known = self._having.pop((key, value), _NO_ROWS)
+            newest = int(known[-1]) if len(known) else 0
+            (told,) = connection.execute(SQL["joined_with_fact"], (key, value, newest)).fetchone()
+            if told:
+                known = np.concatenate([known, np.sort(np.fromstring(told, dtype=np.int64, sep=","))])
+            self._having[key, value] = known  # at the end: the least lately asked for goes first
+            while sum(map(len, self._having.values())) > FACTS_KEPT and len(self._having) > 1:
+                del self._having[next(iter(self._having))]
+        return known
 
     def objectives(self, keys: Sequence[int]) -> dict[int, str]:
         with self._reading("read objectives") as connection:
