@@ -9,18 +9,21 @@ import random
 import shutil
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import zstandard
 
+from chassis.audit import Audit
 from chassis.clock import VirtualClock
+from chassis.errors import CalyxError
 from chassis.exchange.manifest import Manifest, TaskId
 from chassis.journal import Journal, Session, consent_within
 from chassis.layout import Layout
-from chassis.work import Work
+from chassis.work import Effects, Outcome, Work
 from services.analytics.metrics_summary import METRICS, MetricsSummary, Sources
 from services.governor.cleanup import Cleanup
 from services.governor.codecs import PROCEDURES as CODECS
@@ -28,7 +31,15 @@ from services.governor.disk_cleanup import DiskCleanup
 from services.governor.holders import Holding
 from services.governor.log_rotation import LogRotation
 from services.guardian.diagnostics import Diagnostics
+from services.guardian.drift import ConfigDrift, Generations
 from services.guardian.guardian import Overview
+from services.memory.embedding import Vectors
+from services.memory.exact import ExactIndex
+from services.memory.experience import Experience
+from services.memory.experience import Outcome as Result
+from services.memory.maintenance import IndexMaintenance
+from services.memory.memory import Memory
+from services.memory.store import Store
 
 OLD = 10**18
 NAMES = ("a.log", "b.log", "new\nline.log", "späce end .out", "-rf.log")
@@ -80,6 +91,69 @@ class Idle:
     def booted_at(self) -> None: ...
 
 
+class LengthEmbedder:
+    """Says nothing of meaning; enough for an index that is held against its store."""
+
+    model, model_sha256, dimension = "length", "0" * 64, 4
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        found = np.array([[1.0, len(text), 0.0, 1.0] for text in texts], dtype=np.float32)
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+class ReopenedIndex(IndexMaintenance):
+    """On the memory service's own code over a small store beside the world. Each run opens it anew, as a service does
+    after a kill, its index right or, if `off`, with an entry too many.
+
+    The index is derived and in RAM: no undo puts it back. What is compared is the record (a file of the world, to the
+    byte) and that each run leaves the index with the store's entries and no other.
+    """
+
+    def __init__(self, folder: Path, station: Path, clock: VirtualClock, off: bool) -> None:
+        self._store_folder, self._off = folder, off
+        layout = Layout(station)
+        self._folder, self._scratch_root = layout.memory / "maintenance", layout.work("memory")
+        self._clock, self._cpu_seconds, self._station_id = clock, time.thread_time, "st-1"
+
+    def fill(self) -> None:
+        """Before any kill."""
+        if not self._store_folder.exists():
+            with self._opened() as memory:
+                for number, words in enumerate(("rotate the logs", "clean the disk")):
+                    memory.record(_experience(number, words, self._clock.now()))
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Memory]:
+        embedder = LengthEmbedder()
+        self._store_folder.mkdir(exist_ok=True)
+        audit = Audit(self._store_folder / "audit.jsonl", self._clock, "memory")
+        store, index = Store(self._store_folder / "m.sqlite", durable=False), ExactIndex(embedder.dimension)
+        memory = Memory(store=store, embedder=embedder, index=index, clock=self._clock, audit=audit)
+        try:
+            yield memory
+        finally:
+            memory.close()
+
+    def perform(self, task: Manifest, scratch: Path, effects: Effects) -> Outcome:
+        with self._opened() as self._memory:
+            index = self._memory.shelf.index
+            right = index.keys()
+            if self._off:
+                index.add([999], np.ones((1, 4), dtype=np.float32))
+            outcome = super().perform(task, scratch, effects)
+            if not right or index.keys() != right:
+                raise RuntimeError(f"the index holds {index.keys()}, the store {right}")
+            return outcome
+
+
+def _experience(number: int, objective: str, at: datetime) -> Experience:
+    return Experience(
+        id=f"e-{number}", station_id="st-1", namespace="default", origin="cbo", kind="task", objective=objective,
+        domain="cleanup", procedure="scratch", task_id=f"t-{number}", pulse_id="bp-000000001", occurred_at=at,
+        outcome=Result.SUCCESS,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One task of a sequence. `watched`: a program's; its folders' times come back, too."""
@@ -119,6 +193,25 @@ class World:
         self.capacity.write_text("\n".join([head, *rows]) + "\n")
         if self.chance.random() < 0.5:
             self.file(self.out / "2020-01-01.json", b"{}\n", 0o600)
+        self._configure()
+
+    def _configure(self) -> None:
+        """A station's configuration, kept as a good generation and then meddled with; a record of the index or none."""
+        config, places = self.station / "config", ("policy.yaml", "ladder.json", "paths.json")
+        for name in places:
+            self.file(config / name, self.text(), 0o600)
+        Generations(Layout(self.station), self.outside / "deploy").found("2020-01-01T00:00:00.000000Z")
+        for name in places:
+            how = self.chance.choice(("", "bytes", "gone", "mode"))
+            if how == "bytes":
+                self.file(config / name, self.text())
+            elif how == "gone":
+                (config / name).unlink()
+            elif how == "mode":
+                (config / name).chmod(0o640)
+        self.index_off = self.chance.random() < 0.5
+        if self.chance.random() < 0.5:
+            self.file(self.station / "memory" / "maintenance" / "index.json", b"{}\n", 0o600)
 
     def file(self, path: Path, data: bytes, mode: int = 0o644) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,11 +259,18 @@ class World:
             Layout(self.root / "station"), self.clock, Idle(), self._overview, lambda: (True, ""), "st-1",
             file_seconds=lambda _path: None,
         )  # fmt: skip
+        drift = ConfigDrift(
+            layout=Layout(self.station), deploy=self.outside / "deploy", clock=self.clock, cpu_seconds=time.thread_time
+        )
+        index = ReopenedIndex(self.root / "memory", self.station, self.clock, self.index_off)
         found: list[tuple[Work, str, dict[str, str]]] = [(rotation, name, {"min_bytes": "1"}) for name in CODECS]
         found += [(cleanup, name, {"max_age_seconds": "0"}) for name in cleanup.procedures]
         found += [(summary, name, {}) for name in summary.procedures]
         found += [(disk, name, {"keep_backups": "3"}) for name in disk.procedures]
-        return found + [(diagnostics, name, {"folder": str(self.out)}) for name in diagnostics.procedures]
+        found += [(diagnostics, name, {"folder": str(self.out)}) for name in diagnostics.procedures]
+        found += [(index, name, {}) for name in index.procedures]
+        found += [(drift, name, {"files": "config/paths.json"}) for name in drift.procedures]
+        return [*found, (drift, "strict", {"accept": "yes"})]
 
     def _overview(self) -> Overview:
         return Overview(services=(), slots=(), slots_from=self.clock.now(), quarantined=())
@@ -183,6 +283,8 @@ class World:
 
     def procedure(self, number: int) -> Step:
         work, procedure, params = self.works()[number]
+        if isinstance(work, ReopenedIndex):
+            work.fill()
 
         def run(journal: Journal, task_id: str) -> None:
             self.clock.advance(60)
@@ -194,9 +296,16 @@ class World:
             )  # fmt: skip
             scratch = self.scratch / task_id
             scratch.mkdir()
-            with journal.session(task_id, 1, lambda: None) as effects:
-                work.perform(task, scratch, effects)
-                effects.finish({})
+            try:
+                with journal.session(task_id, 1, lambda: None) as effects:
+                    work.perform(task, scratch, effects)
+                    effects.finish({})
+            except CalyxError:
+                # A program of the sequence made a folder or a link of its target: answered as the worker does.
+                if work.domain not in ("config_drift", "index_maintenance"):
+                    raise
+                if journal.can_undo(task_id)[0]:
+                    journal.undo(task_id)
 
         return Step(f"{work.domain}/{procedure}", False, run)
 
