@@ -1,10 +1,11 @@
 """Five named worlds in which the planner learns: what works depends on the time, the load and the kind of work.
 
-Each world has one domain with three procedures, some kinds of work (the words of the objective, which memory recalls
-by) and a load (the context of the posteriors). `truth` is the chance of success, and knows what the planner must find
-out. Everything is drawn from `chassis.rng` by seed. `live` goes through the planner's own code: `candidates`, `choose`,
-`learned`, `heard`; memory is anything that recalls and takes in, the real one or `Counts`, which is held against it
-by tests/cbo/test_cbo_learning.py.
+Each world has one domain with three procedures, some kinds of work and a load (the context of the posteriors). A kind
+of work is asked for in many wordings, and only memory can find out which of them mean the same. `truth` is the chance
+of success, and knows what the planner must find out. Everything is drawn from `chassis.rng` by seed. `live` goes
+through the planner's own code: `candidates`, `choose`, `learned`, `heard`. Memory is anything that recalls and takes
+in: `world_memory.Served`, the real one, or one of two to hold it against: `Counts` by the kind of work (told what no
+memory can know: the most that can be remembered) or by the very words (all that can be said without meaning).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,13 +27,31 @@ CALM, BUSY = "calm", "busy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One kind of work and the ways in which it is asked for; `{n}` is one of `PLACES` names of what it is done to."""
+
+    name: str
+    wordings: tuple[str, ...]
+
+    def ask(self, chance: Rng) -> str:
+        words = self.wordings[int(chance.uniform() * len(self.wordings))]
+        return words.replace("{n}", str(1 + int(chance.uniform() * PLACES)))
+
+    def texts(self) -> tuple[str, ...]:
+        """All that `ask` can say."""
+        return tuple(
+            dict.fromkeys(words.replace("{n}", str(n)) for words in self.wordings for n in range(1, PLACES + 1))
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """`costs`: CPU seconds and bytes written of a run, by procedure. `busy`: the share of runs under load."""
 
     name: str
     about: str
     costs: Mapping[str, tuple[float, float]]
-    kinds: tuple[str, ...]
+    kinds: tuple["Kind", ...]
     truth: Callable[[str, int, str, int], float]
     """(procedure, number of the kind, load, task) → chance of success."""
     busy: float = 0.0
@@ -45,22 +64,36 @@ class World:
         return self.truth(procedure, kind, load, task) - cost
 
 
-class Recalling(Protocol):
-    """Memory, as the planner needs it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """A task as it is remembered. `kind` is for `Counts` alone: no memory knows it."""
 
-    def recall(self, objective: str, since: datetime | None) -> Sequence[Summary]: ...
-    def record(self, number: int, objective: str, procedure: str, success: bool, at: datetime) -> None: ...
+    number: int
+    objective: str
+    kind: Kind
+    procedure: str
+    prediction: float
+    success: bool
+    at: datetime
+
+
+class Recalling(Protocol):
+    """Memory, as the planner needs it. `record` follows the `recall` of the same task."""
+
+    def recall(self, objective: str, kind: Kind, since: datetime | None, now: datetime) -> Sequence[Summary]: ...
+    def record(self, done: Done) -> None: ...
 
 
 @dataclass(slots=True)
 class Counts:
-    """Counts by the very words: what the memory's summaries say where no two kinds of work mean the same."""
+    """Counts by kind of work, as a memory that knew all wordings would; or `by_words`."""
 
+    by_words: bool = False
     rows: dict[str, list[tuple[datetime, str, bool]]] = field(default_factory=dict)
 
-    def recall(self, objective: str, since: datetime | None) -> Sequence[Summary]:
+    def recall(self, objective: str, kind: Kind, since: datetime | None, now: datetime) -> Sequence[Summary]:
         ends: dict[str, list[int]] = {}
-        for at, procedure, success in reversed(self.rows.get(objective, [])):
+        for at, procedure, success in reversed(self.rows.get(objective if self.by_words else kind.name, [])):
             if since is not None and at < since:
                 break
             ends.setdefault(procedure, [0, 0])[not success] += 1
@@ -69,19 +102,22 @@ class Counts:
             for procedure, (good, bad) in sorted(ends.items())
         ]
 
-    def record(self, number: int, objective: str, procedure: str, success: bool, at: datetime) -> None:
-        self.rows.setdefault(objective, []).append((at, procedure, success))
+    def record(self, done: Done) -> None:
+        key = done.objective if self.by_words else done.kind.name
+        self.rows.setdefault(key, []).append((done.at, done.procedure, done.success))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lived:
-    """One task: what was chosen and predicted, how it ended, and the expected utilities of the choice and the best."""
+    """One task: what was chosen and predicted (and its `truth`), how it ended, and the expected utilities of the choice
+    and the best."""
 
     task: int
     kind: int
     load: str
     procedure: str
     prediction: float
+    truth: float
     success: bool
     heard: Heard
     utility: float
@@ -106,9 +142,9 @@ def live(
         fate = Rng.of("world", world.name, str(seed), str(task))
         kind = int(fate.uniform() * len(world.kinds))
         load = BUSY if fate.uniform() < world.busy else CALM
-        objective = world.kinds[kind]
+        objective = world.kinds[kind].ask(Rng.of("words", world.name, str(seed), str(task)))
         since = times[-RECENT_RUNS] if len(times) >= RECENT_RUNS else None
-        summaries = tuple(memory.recall(objective, since))
+        summaries = tuple(memory.recall(objective, world.kinds[kind], since, now))
         said = heard((world.name, str(seed), str(task)), summaries, DOMAIN, len(world.costs))
         if always_ignore:
             said = "ignored"
@@ -119,11 +155,12 @@ def live(
             Rng.of("plan", world.name, str(seed), str(task)),
         )
         taken = choice.procedure
-        success = fate.uniform() < world.truth(taken, kind, load, task)
+        truth = world.truth(taken, kind, load, task)
+        success = fate.uniform() < truth
         utilities = [world.utility(each, kind, load, task) for each in world.costs]
         yield Lived(
-            task=task, kind=kind, load=load, procedure=taken, prediction=choice.prediction, success=success,
-            heard=said, utility=world.utility(taken, kind, load, task), best=max(utilities),
+            task=task, kind=kind, load=load, procedure=taken, prediction=choice.prediction, truth=truth,
+            success=success, heard=said, utility=world.utility(taken, kind, load, task), best=max(utilities),
             uniform=sum(utilities) / len(utilities), exploratory=choice.exploratory,
         )  # fmt: skip
         known.update(learned(known, DOMAIN, taken, load, success, now))
@@ -131,7 +168,12 @@ def live(
         key = (DOMAIN, taken, "")
         known[key] = known[key].costing(cpu, size)
         times.append(now)
-        memory.record(task, objective, taken, success, now)
+        memory.record(
+            Done(
+                number=task, objective=objective, kind=world.kinds[kind], procedure=taken, prediction=choice.prediction,
+                success=success, at=now,
+            )
+        )  # fmt: skip
 
 
 # the worlds
@@ -158,12 +200,50 @@ def _drifting(procedure: str, _kind: int, _load: str, task: int) -> float:
     return {"first": 0.97 - 0.37 * worn, "second": 0.80, "third": 0.65 + 0.30 * worn}[procedure]
 
 
-KINDS = (
-    "rotate the web server's access logs",
-    "compact the photo thumbnails cache",
-    "summarise last week's invoices by customer",
+PLACES = 20
+
+ROTATE = Kind(
+    name="rotate",
+    wordings=(
+        "rotate the web server's access logs",
+        "rotate the access logs of web server {n}",
+        "rotate the web access logs on host web-{n}",
+        "compress and rotate the access logs of the web server",
+        "please rotate the access logs of our web servers",
+        "rotate /var/log/nginx/access-{n}.log",
+        "the web server's access logs have grown, rotate them",
+        "archive the old access logs of the web server",
+    ),
 )
-"""No two mean the same: memory's floor keeps them apart."""
+THUMBNAILS = Kind(
+    name="thumbnails",
+    wordings=(
+        "compact the photo thumbnails cache",
+        "compact the thumbnails cache of photo album {n}",
+        "compact the cache of photo thumbnails",
+        "make the cache of photo thumbnails smaller",
+        "shrink the photo thumbnail cache",
+        "compact the photo thumbnails cache on volume {n}",
+        "pack the cached thumbnails of the photos",
+        "reduce the size of the photo thumbnail cache for user {n}",
+    ),
+)
+INVOICES = Kind(
+    name="invoices",
+    wordings=(
+        "summarise last week's invoices by customer",
+        "summarise the invoices of week {n} by customer",
+        "sum up last week's invoices for each customer",
+        "make a summary of last week's invoices by customer",
+        "write a summary of the invoices of week {n} per customer",
+        "group last week's invoices by customer and total them",
+        "which customer was invoiced how much last week?",
+        "invoice totals by customer for week {n}",
+    ),
+)
+KINDS = (ROTATE, THUMBNAILS, INVOICES)
+"""No wording of one means the same as one of another: memory's floor keeps them apart. Written before any of it was
+embedded; how far each kind's wordings find each other is one of the bench's figures."""
 
 STEADY = World(
     name="steady", about="One kind of work; success 0.98, 0.90 and 0.60, and nothing ever changes.",
