@@ -1,12 +1,12 @@
 """A service as an agent: one builder for the exchange, journal, consent and worker that each of them has."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import structlog
 
-from chassis.atomic import read_json, write_json
+from chassis.atomic import read_json
 from chassis.audit import Audit
 from chassis.clock import Clock, parse_iso
 from chassis.consent import ConsentFile
@@ -93,7 +93,7 @@ KEPT_BYTES, KEPT_FOR, PRUNE_SECONDS = 2 * 2**30, timedelta(days=30), 6 * 3600.0
 
 
 DRILL_AGAIN_SECONDS = 60.0
-"""A drill that failed is tried again after this: what failed it (a full disk) may be over."""
+"""So often a drill that failed is tried again (a full disk may be over), and what has changed is drilled anew."""
 
 
 VAIN_WAKES = 3
@@ -102,9 +102,9 @@ VAIN_WAKES = 3
 class Agent:
     """The worker with its drills done first, on its own thread, so that a slow disk delays no answer."""
 
-    def __init__(self, worker: Worker, journal: Journal, clock: Clock, drilled: Path | None = None) -> None:
-        self._worker, self._journal, self._clock, self._drilled = worker, journal, clock, drilled
-        self._drill_at: float | None = clock.monotonic()
+    def __init__(self, worker: Worker, journal: Journal, clock: Clock) -> None:
+        self._worker, self._journal, self._clock = worker, journal, clock
+        self._drill_at = clock.monotonic()
         self._prune_at = clock.monotonic()  # at once: what grew before a restart is bounded too
         self._vain = 0
 
@@ -123,16 +123,11 @@ class Agent:
 
     def step(self) -> None:
         """Drill first, then claim and do what is ready; every six hours bound the journal."""
-        if self._drill_at is not None and self._clock.monotonic() >= self._drill_at:
+        if self._clock.monotonic() >= self._drill_at:
             self._drill_at = self._clock.monotonic() + DRILL_AGAIN_SECONDS
-            found = self._worker.drill()
-            if self._drilled is not None:
-                write_json(self._drilled, found, durable=False)
-            failed = {procedure: why for procedure, why in found.items() if why is not None}
-            for procedure, why in failed.items():
-                log.error("drill failed: this procedure will not act", procedure=procedure, why=why)
-            if not failed:
-                self._drill_at = None
+            for procedure, why in self._worker.drill().items():
+                if why is not None:
+                    log.error("drill failed: this procedure will not act", procedure=procedure, why=why)
         if self._worker.step():
             self._vain = 0
         if self._clock.monotonic() >= self._prune_at:
@@ -149,7 +144,7 @@ def build_agent(
     exchange: Exchange,
     verifier: Callable[[Manifest], bool],
     kill_switch: KillSwitch,
-    domains: Iterable[DomainManifest],
+    domains: Mapping[str, DomainManifest] | Iterable[DomainManifest],
     clock: Clock,
     audit: Audit,
     leases: Leases,
@@ -158,9 +153,12 @@ def build_agent(
 ) -> Agent:
     """An agent that owns `works`, with consent for its domains' declared and allowed paths only.
 
-    `heartbeat_seconds` None = no heartbeat thread (virtual clock). Makes the folders that it needs.
+    Where `domains` is a live mapping (`DomainBook`, `LiveDomains`), a changed manifest is drilled anew; the folders
+    stay those of the start. `heartbeat_seconds` None = no heartbeat thread (virtual clock). Makes the folders that it
+    needs.
     """
-    domains = tuple(domains)
+    live = domains if isinstance(domains, Mapping) else {each.domain: each for each in domains}
+    domains = tuple(live.values())
     roots = declared_roots(layout, domains, name)
     for root in roots:
         root.mkdir(parents=True, exist_ok=True)
@@ -184,5 +182,7 @@ def build_agent(
         leases,
         station_id,
         heartbeat_seconds=heartbeat_seconds,
+        manifests=lambda domain: live[domain].digest,
+        drilled=layout.drilled(name),
     )
-    return Agent(worker, journal, clock, layout.drilled(name))
+    return Agent(worker, journal, clock)

@@ -5,7 +5,6 @@ file which was put there or changed by anybody but a holder of an operator key c
 now (approved, not revoked, in time) is the CBO's to say; this is what it is.
 """
 
-import os
 import re
 import threading
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
@@ -17,7 +16,7 @@ from typing import Any
 from chassis.canonical import canonical_json
 from chassis.clock import Clock
 from chassis.consent import forbidden
-from chassis.domains import DomainManifest, Level
+from chassis.domains import DomainManifest, Level, folder_state
 from chassis.errors import CalyxError, InvalidInput, Refused
 from chassis.layout import SERVICES, Layout
 from chassis.operator_keys import REVOKED, THRESHOLD, Trusted, trusted_keys
@@ -278,12 +277,6 @@ class DomainBook(Mapping[str, DomainManifest]):
 def _seen(folder: Path, suffix: str | tuple[str, ...]) -> object:
     """What changes when something in the folder does."""
     try:
-        found = []
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.endswith(suffix):
-                    stat = entry.stat(follow_symlinks=False)
-                    found.append((entry.name, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_size))
-        return sorted(found)
+        return folder_state(folder, suffix)
     except OSError as error:
         return error.errno

@@ -1,7 +1,8 @@
 """Domain manifests: what an agent may do, how it is checked, how it is undone."""
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
@@ -227,8 +228,57 @@ def load_domains(folder: Path) -> dict[str, DomainManifest]:
     domains: dict[str, DomainManifest] = {}
     for path in sorted(folder.glob("*.yaml")):
         try:
-            manifest = DomainManifest.from_mapping(yaml.safe_load(path.read_text()))
+            raw = yaml.safe_load(path.read_text())
+            if not isinstance(raw, dict):
+                raise InvalidInput("a domain manifest is a mapping")
+            manifest = DomainManifest.from_mapping(raw)
         except InvalidInput as error:
             raise InvalidInput(f"{path.name}: {error.message}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"{path.name}: can't be parsed: {str(error).splitlines()[0]}") from error
         domains[manifest.domain] = manifest
     return domains
+
+
+class LiveDomains(Mapping[str, DomainManifest]):
+    """Those of a folder as they are now: read again when a file of it changed. One bad manifest refuses the lot.
+
+    Not locked: for one thread.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: object = None
+        self._domains: Mapping[str, DomainManifest] = {}
+
+    def __getitem__(self, domain: str) -> DomainManifest:
+        return self._now()[domain]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._now())
+
+    def __len__(self) -> int:
+        return len(self._now())
+
+    def _now(self) -> Mapping[str, DomainManifest]:
+        try:
+            if (seen := folder_state(self._folder, ".yaml")) != self._seen:
+                self._domains = load_domains(self._folder)
+                self._seen = seen
+        except OSError as error:
+            raise InvalidInput(f"{self._folder} can't be read: {error.strerror}") from error
+        return self._domains
+
+
+FileState = tuple[str, int, int, int, int]
+
+
+def folder_state(folder: Path, suffix: str | tuple[str, ...]) -> list[FileState]:
+    """What changes when one of its files of these names does: names, times, inodes, sizes. Raises OSError."""
+    found = []
+    with os.scandir(folder) as entries:
+        for each in entries:
+            if each.name.endswith(suffix):
+                stat = each.stat(follow_symlinks=False)
+                found.append((each.name, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_size))
+    return sorted(found)

@@ -2,15 +2,21 @@
 
 import contextlib
 import hashlib
+import inspect
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+from chassis import journal
 from chassis.atomic import read_json, write_json
-from chassis.clock import Clock
-from chassis.errors import CalyxError
+from chassis.canonical import Json
+from chassis.clock import Clock, iso
+from chassis.domains import folder_state
+from chassis.errors import CalyxError, Refused
 from chassis.exchange.manifest import Manifest, TaskId
 from chassis.journal import Journal, consent_within
 from chassis.work import Work
@@ -109,3 +115,158 @@ class Passed:
         with contextlib.suppress(OSError, ValueError, TypeError):
             kept = dict(read_json(self._path))
         write_json(self._path, {**kept, f"{domain}/{procedure}": self._version})
+
+
+class Sources:
+    """What the code that acts and undoes looks like on disk: the folder of a work's module, and the journal's."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[object, str]] = {}
+
+    def digest(self, work: Work) -> str:
+        """Of all Python sources in both; a file is read again only when its times, size or inode differ. OSError."""
+        try:
+            own = [Path(inspect.getfile(type(work))).parent]
+        except TypeError:  # made without a file: there is nothing on disk that could change
+            own = []
+        return hashlib.sha256("".join(map(self._folder, (*own, *map(Path, journal.__path__)))).encode()).hexdigest()
+
+    def _folder(self, folder: Path) -> str:
+        seen = folder_state(folder, ".py")
+        known = self._known.get(str(folder))
+        if known is None or known[0] != seen:
+            sums = [f"{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}" for name, *_ in seen]
+            known = self._known[str(folder)] = (seen, "\n".join(sums))
+        return known[1]
+
+
+class NotYet(Refused):
+    """Manifest or code changed, and the undo has not been seen to work since: the task is given back, not failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edition:
+    """What a drill holds for, by digest. `fault`: why that can't be told; then it holds for nothing."""
+
+    manifest: str = ""
+    code: str = ""
+    fault: str = ""
+
+    def changed(self, since: "Edition") -> str:
+        return self.fault or ("its manifest changed" if self.manifest != since.manifest else "its code changed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One procedure's newest drill. `reason` None: passed. `before`: in an earlier edition it had passed."""
+
+    edition: Edition
+    reason: str | None
+    at: str
+    before: bool = False
+
+    def to_json(self) -> Json:
+        return {"failed": self.reason, "manifest": self.edition.manifest, "at": self.at}
+
+
+class Drills:
+    """What each procedure's drill has found, and for which edition; drilled anew when its manifest or code changed.
+
+    `manifests` gives a domain's digest as of now; KeyError or CalyxError where there is none. Called by one thread.
+    With `told` the results are written there, for whoever plans the tasks.
+    """
+
+    def __init__(
+        self,
+        works: Iterable[Work],
+        folder: Path,
+        clock: Clock,
+        *,
+        agent: str,
+        station_id: str,
+        effectless: frozenset[str],
+        manifests: Callable[[str], str],
+        code_version: str = "",
+        told: Path | None = None,
+        note: Callable[..., None] = lambda _event, **_facts: None,
+    ) -> None:
+        self._works = {work.domain: work for work in works}
+        self._folder, self._clock, self._manifests = folder, clock, manifests
+        self._how: Mapping[str, Any] = {"agent": agent, "station_id": station_id}
+        self._effectless, self._code_version, self._told, self._note = effectless, code_version, told, note
+        self._sources = Sources()
+        self._results: dict[tuple[str, str], Result] = {}
+        self._wrote: Json | None = None
+
+    def run(self) -> dict[str, str | None]:
+        """Drill what was never drilled, has failed or has changed; `<domain>/<procedure>` → None, or why it may not."""
+        for work in self._works.values():
+            self._work(work)
+        self._tell()
+        return {f"{domain}/{procedure}": each.reason for (domain, procedure), each in self._results.items()}
+
+    def check(self, domain: str, procedure: str) -> None:
+        """Right before it acts. Raises Refused, or NotYet while it may not act since it changed."""
+        found = self._results.get((domain, procedure))
+        if found is None:
+            raise Refused(f"{domain}/{procedure} may not act: it has not been drilled yet")
+        if self._edition(self._works[domain]) != found.edition:
+            self._work(self._works[domain])
+            self._tell()
+            found = self._results[domain, procedure]
+        if found.reason is not None:
+            refusal = NotYet if found.before else Refused
+            raise refusal(f"{domain}/{procedure} may not act: {found.reason}")
+
+    def _edition(self, work: Work) -> Edition:
+        try:
+            return Edition(manifest=self._manifests(work.domain), code=self._sources.digest(work))
+        except KeyError:
+            return Edition(fault="its manifest is not there any more")
+        except (CalyxError, OSError) as error:
+            return Edition(fault=f"its manifest or code can't be read: {error}")
+
+    def _work(self, work: Work) -> None:
+        edition = self._edition(work)
+        for procedure in work.procedures:
+            key = (work.domain, procedure)
+            before = self._results.get(key)
+            if before is None or before.reason is not None or before.edition != edition:
+                self._results[key] = made = self._one(work, procedure, edition, before)
+                self._audit(key, before, made)
+
+    def _one(self, work: Work, procedure: str, edition: Edition, before: Result | None) -> Result:
+        passed = Passed(
+            self._folder.parent / "drills.json",
+            self._code_version and f"{self._code_version} {edition.manifest} {edition.code}",
+        )
+        reason: str | None
+        if edition.fault:
+            reason = edition.fault
+        elif before is None and passed.known(work.domain, procedure):
+            reason = None
+        else:
+            reason = drill(
+                work, procedure, self._folder, self._clock, effectless=work.domain in self._effectless, **self._how
+            )
+            if reason is None and before is None:  # later the code on disk may be another than what was loaded
+                passed.remember(work.domain, procedure)
+        return Result(
+            edition=edition,
+            reason=reason,
+            at=iso(self._clock.now()),
+            before=before is not None and (before.before or before.reason is None),
+        )
+
+    def _audit(self, key: tuple[str, str], before: Result | None, made: Result) -> None:
+        facts = {"domain": key[0], "procedure": key[1]}
+        if before is not None and before.edition != made.edition and made.reason is None:
+            self._note("drill.repeated", **facts, why=made.edition.changed(before.edition))
+        if made.reason is not None and (before is None or made.reason != before.reason):
+            self._note("drill.failed", **facts, reason=made.reason)
+
+    def _tell(self) -> None:
+        found = {f"{domain}/{procedure}": each.to_json() for (domain, procedure), each in self._results.items()}
+        if self._told is not None and found != self._wrote:
+            write_json(self._told, found, durable=False)
+            self._wrote = found

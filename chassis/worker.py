@@ -13,7 +13,7 @@ import structlog
 
 from chassis.audit import Audit
 from chassis.clock import Clock, VirtualClock
-from chassis.drill import Passed, drill
+from chassis.drill import Drills, NotYet
 from chassis.errors import AlreadyAcked, BadSignature, CalyxError, LeaseLost, Refused
 from chassis.exchange.manifest import TASK_ID, Ack, AckStatus, Manifest, TaskId
 from chassis.exchange.moves import names
@@ -28,6 +28,9 @@ TASKS_A_STEP = 16
 SCRATCH_KEPT = timedelta(minutes=15)
 """How long the copies of a rehearsal stay for its prober; scratch of other tasks goes with their ack."""
 TIDY_EVERY = 32
+GIVEN_BACK_SECONDS = 120.0
+"""For so long goes a task back whose procedure changed and has not passed its drill since: longer than the agent waits
+before it drills again, and a task has few attempts."""
 ASLEEP_SECONDS = 30.0
 
 
@@ -54,8 +57,9 @@ class Stopped(Refused):
 class Worker:
     """One agent's hands. `step` is called by one thread at a time, from a Periodic of about a second.
 
-    `effectless` names the domains that declare no effects. With a `code_version`, passed drills are remembered
-    in `<scratch_root>/drills.json`. `heartbeat_seconds` None means no heartbeats, as on a virtual clock.
+    `effectless` names the domains that declare no effects; `manifests` gives a domain's digest as of now (KeyError:
+    there is none). What the drills found is written to `drilled`; with a `code_version`, passed ones are remembered in
+    `<scratch_root>/drills.json`. `heartbeat_seconds` None means no heartbeats, as on a virtual clock.
     """
 
     def __init__(
@@ -75,15 +79,19 @@ class Worker:
         effectless: frozenset[str] = frozenset(),
         code_version: str = "",
         fault: Callable[[str], None] = lambda _step: None,
+        manifests: Callable[[str], str] = lambda _domain: "",
+        drilled: Path | None = None,
     ) -> None:
         self._agent, self._exchange, self._journal, self._clock = agent, exchange, journal, clock
         self._works = {work.domain: work for work in works}
         self._valid, self._kill_switch, self._audit, self._leases = verifier, kill_switch, audit, leases
         self._scratch_root, self._station_id = scratch_root, station_id
         self._beat_seconds = None if isinstance(clock, VirtualClock) else heartbeat_seconds
-        self._effectless, self._fault = effectless, fault
-        self._passed = Passed(scratch_root / "drills.json", code_version)
-        self._drills: dict[tuple[str, str], str | None] = {}
+        self._fault = fault
+        self._drills = Drills(
+            works, scratch_root / ".drill", clock, agent=agent, station_id=station_id, effectless=effectless,
+            manifests=manifests, code_version=code_version, told=drilled, note=self._note,
+        )  # fmt: skip
         self._name = ""
         self._answered = 0
         scratch_root.mkdir(parents=True, exist_ok=True)
@@ -91,24 +99,10 @@ class Worker:
     def drill(self) -> dict[str, str | None]:
         """Drill every procedure; `<domain>/<procedure>` → None when it may act, else why it may not.
 
-        Called again, it repeats only the drills that failed: a full disk, say, fails one and passes.
+        Called again, it repeats only the drills that failed (a full disk, say, fails one and passes) and those of what
+        has changed since, by manifest or code.
         """
-        for work in self._works.values():
-            for procedure in work.procedures:
-                before = self._drills.get((work.domain, procedure), "")
-                if before is None or self._passed.known(work.domain, procedure):
-                    self._drills[work.domain, procedure] = None
-                    continue
-                reason = drill(
-                    work, procedure, self._scratch_root / ".drill", self._clock, agent=self._agent,
-                    station_id=self._station_id, effectless=work.domain in self._effectless,
-                )  # fmt: skip
-                self._drills[work.domain, procedure] = reason
-                if reason is None:
-                    self._passed.remember(work.domain, procedure)
-                elif reason != before:
-                    self._note("drill.failed", domain=work.domain, procedure=procedure, reason=reason)
-        return {f"{domain}/{procedure}": reason for (domain, procedure), reason in self._drills.items()}
+        return self._drills.run()
 
     def step(self) -> int:
         """Answer what is ready for this agent, a few tasks at most; returns how many."""
@@ -144,8 +138,13 @@ class Worker:
             left = ASLEEP_SECONDS if lease.until is None else (lease.until - self._clock.now()).total_seconds()
             self._exchange.nack(claim, max(1.0, left), f"{task.domain} sleeps: {lease.reason}")
             return 0
-        with self._beating(claim):
-            ack = self._answer(claim)
+        try:
+            with self._beating(claim):
+                ack = self._answer(claim)
+        except NotYet as error:
+            log.error("task given back", task=task.task_id, why=error.message)
+            self._exchange.nack(claim, GIVEN_BACK_SECONDS, error.message)
+            return 0
         if ack is None:
             log.warning("task lost to another holder, nothing answered", task=task.task_id, epoch=claim.epoch)
             return 0
@@ -180,6 +179,8 @@ class Worker:
             if claim.manifest.rehearsal:
                 return self._rehearse(work, claim.manifest, made)
             return self._perform(work, claim, made)
+        except NotYet:
+            raise
         except LeaseLost as error:
             return made.ack("cancelled", error.message) if self._still_ours(claim) else None
         except CalyxError as error:
@@ -210,9 +211,7 @@ class Worker:
         if status.state == "finished" and status.outcome is not None:
             # It was all done before a crash kept the ack back: answer with what was done, do nothing twice.
             return replace(Ack.from_json(status.outcome), epoch=claim.epoch)
-        reason = self._drills.get((task.domain, task.procedure), "it has not been drilled yet")
-        if reason is not None:
-            raise Refused(f"{task.domain}/{task.procedure} may not act: {reason}")
+        self._drills.check(task.domain, task.procedure)
         if status.state in ("open", "undoing") and self._journal.can_undo(task.task_id)[0]:
             made.applied = True
             self._journal.undo(task.task_id)  # what an attempt cut short had done; then from the start

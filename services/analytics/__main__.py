@@ -10,7 +10,7 @@ from calyx.analytics.v1 import analytics_pb2_grpc
 from chassis.agent import LeaseFile, build_agent
 from chassis.audit import Audit
 from chassis.clock import SystemClock
-from chassis.domains import load_domains
+from chassis.domains import LiveDomains
 from chassis.errors import CalyxError
 from chassis.exchange.files import FilesExchange
 from chassis.exchange.grants import Verifier
@@ -54,7 +54,7 @@ def main() -> None:
         exchange=FilesExchange(layout.svf, clock, verifier.valid, kill_switch),
         verifier=verifier.valid,
         kill_switch=kill_switch,
-        domains=load_domains(DEPLOY / "domains").values(),
+        domains=LiveDomains(DEPLOY / "domains"),
         clock=clock,
         audit=Audit(layout.audit("analytics"), clock, "analytics"),
         leases=LeaseFile(layout, clock),

@@ -49,6 +49,8 @@ def main() -> None:
         valid = Verifier(layout.keys / "grant.pub").valid
         exchange = FilesExchange(layout.svf, clock, valid, KillSwitch(layout.kill_switch), lease_seconds=LEASE_SECONDS)
         channels = {name: connect(name, station, "cbo") for name in ("memory", "governor", "guardian", "analytics")}
+        book = DomainBook(layout, load_domains(DEPLOY / "domains"), clock)
+        drills = Drills(layout, book)
         overseer = Overseer(
             layout=layout,
             identity=identity,
@@ -58,13 +60,14 @@ def main() -> None:
             exchange=exchange,
             sign=Signer.load(station.secrets / "grant.key").sign,
             seal=partial(seal, signer=load_key(station.secrets / "grant.key")),
-            domains=DomainBook(layout, load_domains(DEPLOY / "domains"), clock),
+            domains=book,
             policy=Policy.load(SHIPPED),
             policy_file=settings.policy_file,
             peers=peers_over(channels, identity.station_id),
             audit=Audit(layout.audit("cbo"), clock, "cbo"),
             valid=valid,
-            drilled=Drills(layout),
+            drilled=drills,
+            barred=drills.barred,
             options=Options(
                 pulse_interval_seconds=settings.pulse_interval_seconds,
                 keep_pulses=settings.keep_pulses,

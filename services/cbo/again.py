@@ -146,7 +146,7 @@ class _Again:
             raise Unknown(f"the policy {entry.rules[:12]} is not kept any more")
         level = min(entry.asked.earned, entry.asked.most)
         if not entry.asked.approved_by:
-            level = careful(level, entry.asked.unconfirmed)
+            level = careful(level, entry.asked.unconfirmed, entry.asked.undrilled)
         if entry.asked.level > level:
             raise ValueError(f"{entry.task} was gated at {entry.asked.level.name}, above {level.name}")
         return answer(entry.asked, rules, entry.at, entry.used, (entry.admission or NOBODY_ASKED).give)

@@ -142,6 +142,11 @@ def all_drilled(_owner: str, _domain: str, _procedure: str) -> bool:
     return True
 
 
+def nothing_barred(_owner: str, _domain: str, _procedure: str) -> str:
+    """Likewise."""
+    return ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bridge:
     """Everything the parts need. `fault` is called at named points, so that a test can end the CBO right there."""
@@ -172,6 +177,8 @@ class Bridge:
     fault: Callable[[str], None] = no_fault
     drilled: Callable[[str, str, str], bool] = all_drilled
     """Whether an owner's procedure in a domain has passed the drill of its undo."""
+    barred: Callable[[str, str, str], str] = nothing_barred
+    """Why it may not act at EXECUTE, since its drill failed or was for another edition; empty when it may."""
     load: Load = field(default_factory=Load)
     bell: Bell = field(default_factory=Bell)
     """Rung when a task was published, has moved or was answered."""

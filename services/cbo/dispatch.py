@@ -97,8 +97,9 @@ class Dispatcher:
         standing, most = bridge.ladder.standing(task.domain), bridge.ladder.terms(task.domain).max_level
         level = min(task.level, standing.level, most)
         unconfirmed = bridge.consents.unconfirmed(task.domain)
+        undrilled = "" if task.approval else bridge.barred(task.owner, task.domain, task.procedure)
         if not task.approval:
-            level = careful(level, unconfirmed)
+            level = careful(level, unconfirmed, undrilled)
         task = replace(task, level=level, rehearsal=level is Level.GUIDE and not task.approval)
         day = bridge.store.rows("task_use", task.domain, iso(now - timedelta(hours=24)))[0][0]
         kill_switch = bridge.kill_switch.why() if bridge.kill_switch.engaged() else None
@@ -116,6 +117,7 @@ class Dispatcher:
             earned=standing.level,
             most=most,
             ladder=int(bridge.store.value("SELECT coalesce(max(number), 0) FROM ladder_entry")),
+            undrilled=undrilled,
         )
         heard: list[Admission] = []
 

@@ -74,6 +74,7 @@ class Asked:
     most: Level
     """What the manifest allows at most."""
     ladder: int
+    undrilled: str = ""  # records of before did not say
 
     def to_json(self) -> Json:
         body = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -137,6 +138,7 @@ def answer(
         use=asked.use,
         probation=asked.probation,
         unconfirmed=asked.unconfirmed,
+        undrilled=asked.undrilled,
         admit=admit,
     )
     return evaluate(question), ruling.rule

@@ -80,6 +80,8 @@ class Question:
     probation: bool
     unconfirmed: tuple[str, ...] = ()
     """Allowed folders outside the station without an effect so far."""
+    undrilled: str = ""
+    """Why the procedure's undo counts as undrilled, where its agent says so."""
     admit: Callable[[], tuple[bool, str]]
 
     @property
@@ -104,9 +106,10 @@ def gone(domain: str) -> Gated:
     return Gated(verdict="refuse", answers=(answer,), reason=f"manifest: {reason}")
 
 
-def careful(level: Level, unconfirmed: Sequence[str]) -> Level:
-    """Not above GUIDE while an allowed folder waits for its first effect, which a person approves."""
-    return min(level, Level.GUIDE) if unconfirmed else level
+def careful(level: Level, unconfirmed: Sequence[str], undrilled: str = "") -> Level:
+    """Not above GUIDE while an allowed folder waits for its first effect, which a person approves, or the procedure for
+    the drill of its undo."""
+    return min(level, Level.GUIDE) if unconfirmed or undrilled else level
 
 
 def evaluate(question: Question) -> Gated:
@@ -176,6 +179,8 @@ def _level(question: Question) -> GateAnswer:
     if question.level is Level.GUIDE and question.unconfirmed:
         reason = f"GUIDE: the first effect under {', '.join(question.unconfirmed)} needs your approval"
         return GateAnswer(gate="level", answer="pass", reason=reason)
+    if question.level is Level.GUIDE and question.undrilled:
+        return GateAnswer(gate="level", answer="pass", reason=f"GUIDE: only rehearsed: {question.undrilled}")
     does = "rehearsed, a person may approve" if question.level is Level.GUIDE else "runs with effects"
     return GateAnswer(gate="level", answer="pass", reason=f"{question.level.name}: {does}")
 

@@ -25,7 +25,7 @@ from chassis.periodic import Periodic
 from chassis.policy import DAY, Used
 from services.cbo import history, record
 from services.cbo.agents import Registry
-from services.cbo.bridge import Beliefs, Bridge, Options, all_drilled, no_fault
+from services.cbo.bridge import Beliefs, Bridge, Options, all_drilled, no_fault, nothing_barred
 from services.cbo.consents import Consents
 from services.cbo.desk import Desk
 from services.cbo.dispatch import Dispatcher, intake
@@ -87,6 +87,7 @@ class Overseer:
         page: Callable[[], str] = lambda: "",
         fault: Callable[[str], None] = no_fault,
         drilled: Callable[[str, str, str], bool] = all_drilled,
+        barred: Callable[[str, str, str], str] = nothing_barred,
     ) -> None:
         options = options or Options()
         store = Store(layout.state("cbo"), durable=options.durable)
@@ -115,6 +116,7 @@ class Overseer:
             options=options,
             fault=fault,
             drilled=drilled,
+            barred=barred,
         )
         self._dispatcher = Dispatcher(self.bridge)
         self._meter = Meter(self.bridge)

@@ -98,7 +98,8 @@ class _Ladders:
             course.move(stood, pulse)
         if asked.approved_by or would is None or level is asked.earned:
             return asked
-        return asked.at_level(careful(min(level, asked.most), asked.unconfirmed), probation=would.probation)
+        stands = careful(min(level, asked.most), asked.unconfirmed, asked.undrilled)
+        return asked.at_level(stands, probation=would.probation)
 
     def _courses(self, domain: str, level: Level, pulse: int) -> tuple["_Course", "_Course"]:
         if domain not in self.courses:

@@ -17,7 +17,7 @@ from chassis.audit import Audit
 from chassis.clock import SystemClock
 from chassis.consent import ConsentFile
 from chassis.domain_book import DomainBook
-from chassis.domains import load_domains
+from chassis.domains import LiveDomains, load_domains
 from chassis.errors import CalyxError
 from chassis.exchange.files import FilesExchange
 from chassis.exchange.folder import ack_path
@@ -102,7 +102,7 @@ def main() -> None:
         exchange=exchange,
         verifier=verifier.valid,
         kill_switch=kill_switch,
-        domains=domains.values(),
+        domains=LiveDomains(DEPLOY / "domains"),
         clock=clock,
         audit=audit,
         leases=sleep_leases(leases),

@@ -17,7 +17,7 @@ from chassis.audit import Audit
 from chassis.clock import SystemClock, iso
 from chassis.consent import ConsentFile
 from chassis.domain_book import DomainBook
-from chassis.domains import load_domains
+from chassis.domains import LiveDomains, load_domains
 from chassis.errors import CalyxError
 from chassis.exchange.files import FilesExchange
 from chassis.exchange.folder import ack_path
@@ -100,7 +100,7 @@ def main() -> None:
         exchange=FilesExchange(layout.svf, clock, verifier.valid, kill_switch),
         verifier=verifier.valid,
         kill_switch=kill_switch,
-        domains=domains.values(),
+        domains=LiveDomains(DEPLOY / "domains"),
         clock=clock,
         audit=audit,
         leases=leases,

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import scipy.stats
@@ -11,15 +10,13 @@ from cbo_station import Station
 
 from bench import worlds
 from bench.learning import arms, calibrated, life, skill_interval, swapped, told, way_back
-from chassis.atomic import write_json
 from chassis.canonical import canonical_json
 from chassis.domains import DomainManifest, Level, load_domains
 from chassis.errors import InvalidInput
-from chassis.layout import DEPLOY, Layout
+from chassis.layout import DEPLOY
 from chassis.rng import Rng
 from cli.kpis import confidence, in_words
 from services.cbo.bridge import Options
-from services.cbo.drills import Drills
 from services.cbo.load import BUSY_PERCENT, Load, load_class
 from services.cbo.planner import Candidate, again, choose
 from services.cbo.ports import Capacity, Reading, Summary
@@ -139,16 +136,6 @@ def test_a_manifest_switches_exploring_off_in_words_or_as_yaml_reads_them() -> N
     assert not DomainManifest.from_mapping({**raw, "explore": "off"}).explore
     with pytest.raises(InvalidInput, match="explore"):
         DomainManifest.from_mapping({**raw, "explore": "sometimes"})
-
-
-def test_what_no_agent_wrote_down_has_passed_no_drill(tmp_path: Path) -> None:
-    drills = Drills(Layout(tmp_path))
-    assert not drills("governor", "cleanup", "scratch")
-    (tmp_path / "work" / "governor").mkdir(parents=True)
-    write_json(Layout(tmp_path).drilled("governor"), {"cleanup/scratch": None, "cleanup/other": "it failed"})
-    assert drills("governor", "cleanup", "scratch") and not drills("governor", "cleanup", "other")
-    Layout(tmp_path).drilled("governor").write_text("{torn")
-    assert not drills("governor", "cleanup", "scratch")
 
 
 def at_execute(station: Station) -> None:
