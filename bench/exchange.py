@@ -77,7 +77,8 @@ def measure(root: Path, workers: int, tasks: int, in_flight: int = 16, warm: int
     """Durable tasks a second: submit → claim → ack by `workers` processes, at most `in_flight` not yet acked.
 
     `warm` tasks go first, as for the peers, so that folders and logs are open. Each worker takes its share, one share
-    being left for what is just being submitted: with 16 / N at once all of them would lie with the workers.
+    being left for what is just being submitted: with 16 / N at once all of them would lie with the workers. What is
+    submitted together is signed together, inside the time, since only then it shows how much that is.
     """
     os.sync()  # what was written before is not in its way
     exchange, clock = open_exchange(root), SystemClock()
@@ -91,7 +92,7 @@ def measure(root: Path, workers: int, tasks: int, in_flight: int = 16, warm: int
     for _ in crew:
         up.acquire()
     run = f"{time.time_ns():x}"
-    signed = [signer.sign(manifest(clock, f"t-{run}-{n:06d}")) for n in range(warm + tasks)]
+    planned = [manifest(clock, f"t-{run}-{n:06d}") for n in range(warm + tasks)]
 
     def turn(tasks: list[Manifest]) -> None:
         at = 0
@@ -100,7 +101,7 @@ def measure(root: Path, workers: int, tasks: int, in_flight: int = 16, warm: int
             count = 1
             while at + count < len(tasks) and room.acquire(block=False):
                 count += 1
-            for told_of in exchange.submit_many(tasks[at : at + count]):
+            for told_of in exchange.submit_many(signer.sign_many(tasks[at : at + count])):
                 if isinstance(told_of, Exception):
                     raise told_of
             at += count
@@ -110,9 +111,9 @@ def measure(root: Path, workers: int, tasks: int, in_flight: int = 16, warm: int
             room.release()
 
     try:
-        turn(signed[:warm])
+        turn(planned[:warm])
         began = time.monotonic()
-        turn(signed[warm:])
+        turn(planned[warm:])
         elapsed = time.monotonic() - began
     finally:
         told.set()

@@ -148,8 +148,8 @@ class Custody:
     ) -> list[Claim]:
         """Those of the moved that are tasks to be done now; what is not goes where it belongs."""
         claims: list[Claim] = []
-        for place, found in zip(taken, self._folder.genuine_all(taken, pool), strict=True):
-            manifest = self._believed(place, found)
+        for place in taken:
+            manifest = self.genuine(place, pool)
             if manifest is None:
                 continue
             if manifest.priority != int(priority[1:]):
@@ -165,17 +165,19 @@ class Custody:
             claims.append(Claim(manifest=manifest, epoch=place.epoch, worker=worker))
         return claims
 
-    def genuine(self, place: Place) -> Manifest | None:
-        """The task's manifest; None when it is none, which then lies among the dead with the reason."""
-        return self._believed(place, self._folder.genuine_all([place])[0])
+    def genuine(self, place: Place, pool: str | None = None) -> Manifest | None:
+        """The task's manifest; None when it is none, which then lies among the dead with the reason.
 
-    def _believed(self, place: Place, found: Manifest | Unfit | FileNotFoundError) -> Manifest | None:
-        if isinstance(found, Manifest):
-            return found
-        if isinstance(found, Ungranted):
-            self.bury(place, str(found))
-        elif isinstance(found, Unfit):
-            self._folder.set_aside(place.path, str(found))
+        `pool` is where it was found ready; None when it was not.
+        """
+        try:
+            return self._folder.genuine(place, pool)
+        except Ungranted as error:
+            self.bury(place, str(error))
+        except Unfit as error:
+            self._folder.set_aside(place.path, str(error))
+        except FileNotFoundError:
+            pass  # somebody else moved it
         return None
 
     def bury(self, place: Place, reason: str) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +30,6 @@ from chassis.exchange.moves import (
     there,
 )  # fmt: skip
 from chassis.exchange.port import TaskState
-from chassis.exchange.verdicts import Verdicts
 
 FOLDERS = (
     "inbox", "tmp", "log", "tasks", "waiting", "awaited", "held", "ready", "claimed", "done", "acks", "dead", "cancel",
@@ -82,7 +81,7 @@ class Folder:
     """
 
     def __init__(self, root: Path, valid: Callable[[Manifest], bool]) -> None:
-        self.root, self.at, self._valid, self._verdicts = root, str(root), valid, Verdicts(valid)
+        self.root, self.at, self._valid = root, str(root), valid
         self._good: dict[TaskId, AckStatus] = {}
         if not (root / FOLDERS[0]).exists():
             root.mkdir(parents=True, exist_ok=True)
@@ -284,34 +283,15 @@ class Folder:
 
         `pool` is where it was found ready; None when it was not.
         """
-        found = self.genuine_all([place], pool)[0]
-        if isinstance(found, Manifest):
-            return found
-        raise found
-
-    def genuine_all(
-        self, places: Sequence[Place], pool: str | None = None
-    ) -> list[Manifest | Unfit | FileNotFoundError]:
-        """`genuine` of each; what it would raise stands in its place."""
-        found = [self._submitted(place, pool) for place in places]
-        whole = [each for each in found if isinstance(each, Manifest)]
-        granted = iter(self._verdicts(whole))
-        return [
-            Ungranted("no valid grant") if isinstance(each, Manifest) and not next(granted) else each for each in found
-        ]
-
-    def _submitted(self, place: Place, pool: str | None) -> Manifest | Unfit | FileNotFoundError:
-        """All that `genuine` asks but the grant."""
-        try:
-            data, found = read_identified(place.path, MAX_MANIFEST_BYTES)
-            manifest = parse_manifest(data)
-            if manifest.task_id != place.task_id:
-                return Unfit(f"it holds task {manifest.task_id}, not {place.task_id}")
-            if pool is not None and manifest.owner != pool:
-                return Unfit(f"it belongs to {manifest.owner}, not {pool}")
-            self._identify(place, manifest, found)
-        except (Unfit, FileNotFoundError) as error:
-            return error
+        data, found = read_identified(place.path, MAX_MANIFEST_BYTES)
+        manifest = parse_manifest(data)
+        if manifest.task_id != place.task_id:
+            raise Unfit(f"it holds task {manifest.task_id}, not {place.task_id}")
+        if pool is not None and manifest.owner != pool:
+            raise Unfit(f"it belongs to {manifest.owner}, not {pool}")
+        self._identify(place, manifest, found)
+        if not self._valid(manifest):
+            raise Ungranted("no valid grant")
         return manifest
 
     def _identify(self, place: Place, manifest: Manifest, found: os.stat_result) -> None:

@@ -6,31 +6,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from exchange_world import World, task
+from exchange_world import World
 
 from chassis.exchange import custody
 from chassis.exchange.cursor import Cursor
 from chassis.exchange.moves import make_folder, move_into
-from chassis.exchange.verdicts import ALONE, Verdicts
-
-
-@pytest.mark.parametrize("many", [1, ALONE, ALONE + 1, 64])
-def test_each_verdict_is_that_of_its_own_manifest_however_many_are_checked_together(many: int, tmp_path: Path) -> None:
-    world = World("memory", tmp_path)
-    manifests = [task(world.clock, f"t-{n}", level="GUIDE" if n % 3 else "EXECUTE") for n in range(many)]
-    verdicts = Verdicts(lambda manifest: manifest.level == "GUIDE")
-    for _ in range(20):
-        assert verdicts(manifests) == [n % 3 != 0 for n in range(many)]
-
-
-def test_a_check_that_breaks_is_told_and_counts_for_nobody(tmp_path: Path) -> None:
-    world = World("memory", tmp_path)
-
-    def broken(_manifest: object) -> bool:
-        raise OSError("the key can't be read")
-
-    with pytest.raises(OSError, match="the key"):
-        Verdicts(broken)([task(world.clock, f"t-{n}") for n in range(8)])
 
 
 def test_forged_tasks_among_those_claimed_at_once_are_set_aside_and_the_rest_is_handed_out(tmp_path: Path) -> None:
