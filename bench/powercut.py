@@ -39,6 +39,9 @@ from chassis.killswitch import KillSwitch  # noqa: E402
 POOL = "pool"
 IMAGE_BYTES = 512 << 20
 """Sparse; room for all that 20 cuts' time can submit."""
+MAKES = {"ext4": ("mkfs.ext4", "-q", "-F", "-i", "4096", "-J", "size=16"), "xfs": ("mkfs.xfs", "-q", "-f")}
+MOUNTED = {"ext4": "commit=300", "xfs": "nouuid"}
+"""XFS writes its log of itself every 30 s only; a copy has the original's number."""
 clock = SystemClock()
 
 
@@ -148,14 +151,14 @@ class Loss:
         ]
 
 
-def why_not(folder: Path) -> str:
+def why_not(folder: Path, kind: str = "ext4") -> str:
     """Why no power can be cut here; empty if it can."""
     if os.geteuid() != 0:
         return "loop mounts need root"
-    if not shutil.which("mkfs.ext4") or not shutil.which("mount"):
-        return "there is no mkfs.ext4 or mount"
+    if not shutil.which(f"mkfs.{kind}") or not shutil.which("mount"):
+        return f"there is no mkfs.{kind} or mount"
     try:
-        with disk(folder / "trial"):
+        with disk(folder / "trial", kind):
             return ""
     except (subprocess.CalledProcessError, OSError) as error:
         told = getattr(error, "stderr", b"") or str(error).encode()
@@ -163,11 +166,11 @@ def why_not(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def mounted(image: Path) -> Iterator[Path]:
+def mounted(image: Path, kind: str = "ext4") -> Iterator[Path]:
     """Mounted with a commit interval so long that the timer never does what an fsync should have done."""
     point = image.with_suffix(".mnt")
     point.mkdir()
-    _run("mount", "-o", "loop,commit=300", str(image), str(point))
+    _run("mount", "-o", f"loop,{MOUNTED[kind]}", str(image), str(point))
     try:
         yield point
     finally:
@@ -176,13 +179,13 @@ def mounted(image: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def disk(folder: Path) -> Iterator[Path]:
+def disk(folder: Path, kind: str = "ext4") -> Iterator[Path]:
     folder.mkdir()
     image = folder / "disk.img"
     with image.open("wb") as file:
         file.truncate(IMAGE_BYTES)
-    _run("mkfs.ext4", "-q", "-F", "-i", "4096", "-J", "size=16", str(image))
-    with mounted(image) as point:
+    _run(*MAKES[kind], str(image))
+    with mounted(image, kind) as point:
         yield point
     image.unlink()
 

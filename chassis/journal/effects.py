@@ -13,6 +13,7 @@ from chassis.atomic import fsync_dir
 from chassis.canonical import Json
 from chassis.errors import Drifted, Refused
 from chassis.exchange.moves import move
+from chassis.journal.boot import written_out
 from chassis.journal.extents import copy_durably
 from chassis.journal.inverse import inverted_sha256
 from chassis.journal.records import TaskLog
@@ -87,6 +88,7 @@ class JournaledEffects:
             before = self._there(target)
             if inverse is not None:
                 inverse = self._verified(inverse, before["sha256"])
+            self._written_out(target)
             self._intend("remove", target, before, None, inverse=inverse)
             kept = self._log.pre / str(self._n)
             if same_file_system(target.parent, self._log.pre):
@@ -94,6 +96,8 @@ class JournaledEffects:
             else:
                 copy_durably(target, kept)
                 dress(kept, before)
+                if not self._log.in_order:
+                    fsync_dir(kept.parent)
                 self._place(target, target.unlink)
             if inverse is not None:
                 kept.unlink()
@@ -106,6 +110,7 @@ class JournaledEffects:
                 raise Drifted(f"{to} is already there; nothing was changed")
             if not same_file_system(target.parent, to.parent):
                 raise Refused(f"{to} is on another file system than {target}; a rotation is a rename")
+            self._written_out(target)
             empty = self._intend("rotate", target, before, None, to=str(to))
             os.close(os.open(empty, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             dress(empty, like(before))
@@ -213,11 +218,16 @@ class JournaledEffects:
         dress(tmp, dressed)
         self._fault("staged")
 
+    def _written_out(self, target: Path) -> None:
+        """What is kept as the target's own inode may have been written by somebody who never syncs."""
+        written_out(target, in_order=self._log.in_order and same_file_system(target, self._log.pre))
+
     def _keep(self, target: Path, before: Json) -> Path:
         """The target's present inode in the journal too (a copy where it can't be linked), before it is replaced."""
         kept = self._log.pre / str(self._n)
         kept.unlink(missing_ok=True)
         if same_file_system(target, self._log.pre):
+            self._written_out(target)
             kept.hardlink_to(target)
         else:
             copy_durably(target, kept)

@@ -21,6 +21,7 @@ def join_back(log: TaskLog, entry: Entry, fault: Callable[[str], None]) -> None:
     """Safe to repeat after a crash at any point."""
     target, to = Path(entry.intent["target"]), Path(entry.intent["to"])
     late = Path(entry.intent["tmp"] + ".late")
+    resumed = entry.join is not None
     if entry.join is None:
         found = to.stat()
         entry.join = {"size": found.st_size, "ino": found.st_ino, "mtime_ns": found.st_mtime_ns}
@@ -36,7 +37,7 @@ def join_back(log: TaskLog, entry: Entry, fault: Callable[[str], None]) -> None:
     old = os.open(target if swapped else to, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
     new = os.open(late, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        copied = _append(old, new, _already(old, entry.join["size"], new), fault)
+        copied = _append(old, new, _already(old, entry.join["size"], new) if resumed else 0, fault)
         if not swapped:
             to.replace(target)
             fsync_dir(target.parent)
@@ -52,17 +53,31 @@ def join_back(log: TaskLog, entry: Entry, fault: Callable[[str], None]) -> None:
 
 
 def _already(old: int, start: int, new: int) -> int:
-    """How much of `new` an interrupted join had appended; 0 if someone wrote in between: rather twice than lost."""
-    tail = os.fstat(old).st_size - start
-    if tail <= 0 or tail > os.fstat(new).st_size:
-        return 0
-    done = 0
-    while done < tail:
-        size = min(_PART, tail - done)
-        if os.pread(old, size, start + done) != os.pread(new, size, done):
-            return 0
-        done += size
-    return tail
+    """How much of `new` an interrupted join had appended; 0 if someone wrote in between: rather twice than lost.
+
+    Zeros at the end are what a power cut leaves where a size came to the disk before its bytes: they are cut off.
+    """
+    end, done = os.fstat(old).st_size, 0
+    size = min(end - start, os.fstat(new).st_size)
+    while done < size:
+        one, other = (os.pread(fd, min(_PART, size - done), at + done) for fd, at in ((old, start), (new, 0)))
+        if one != other:
+            same = done + next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
+            return same if _cut_zeros(old, start + same) else 0
+        done += len(one)
+    _cut_zeros(old, start + done)
+    return done
+
+
+def _cut_zeros(fd: int, at: int) -> bool:
+    """Cut off what follows, if there is nothing in it."""
+    position = at
+    while part := os.pread(fd, _PART, position):
+        if part.strip(b"\0"):
+            return False
+        position += len(part)
+    os.ftruncate(fd, at)
+    return True
 
 
 def _append(old: int, new: int, offset: int, fault: Callable[[str], None]) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from chassis.atomic import read_json, write_json
 from chassis.canonical import Json
 from chassis.clock import Clock, iso, parse_iso
-from chassis.errors import CalyxError, NotFound, Refused
+from chassis.errors import CalyxError, Damaged, NotFound, Refused
 from chassis.exchange.moves import names, spread
 from chassis.journal import undo as way_back
 from chassis.journal import watched
@@ -124,8 +124,8 @@ class Journal:
         for task_id in names(self._root):
             if not task_id.startswith("."):
                 log = self._log(task_id)
-                journal = log.read()
-                if journal.state in ("open", "undoing") or not journal.settled:
+                journal = _readable(log)
+                if journal is None or journal.state in ("open", "undoing") or not journal.settled:
                     log.mark()
         write_json(file, boot, mode=0o600, durable=False)  # lost or torn, it is another id
 
@@ -263,7 +263,7 @@ class Journal:
         """Settle what crashed processes left half done; what a living one works on is left alone. One line each."""
         lines: list[str] = []
         logs = [self._log(task_id) for task_id in names(self._root / ".open")]
-        for log in sorted(logs, key=lambda each: bool(each.read().undoes)):  # an undo is looked at once it is over
+        for log in sorted(logs, key=_undoes):  # an undo is looked at once it is over
             task_id = log.task_id
             if not log.folder.is_dir():
                 log.close()
@@ -320,8 +320,8 @@ class Journal:
 
     def dropped(self) -> tuple[tuple[str, str], ...]:
         """Tasks that can no longer be undone because their contents were dropped, each with when and why."""
-        logs = [self._log(task_id).read() for task_id in names(self._root) if not task_id.startswith(".")]
-        gone = sorted((each.pruned_at, each.task_id, each.pruned) for each in logs if each.pruned)
+        logs = [_readable(self._log(task_id)) for task_id in names(self._root) if not task_id.startswith(".")]
+        gone = sorted((each.pruned_at, each.task_id, each.pruned) for each in logs if each and each.pruned)
         return tuple((task_id, f"{task_id}: {reason}") for _, task_id, reason in gone)
 
     def usage(self) -> Usage:
@@ -338,8 +338,8 @@ class Journal:
             if task_id.startswith("."):
                 continue
             log = self._log(task_id)
-            journal = log.read()
-            if journal.state in ("finished", "undone") and not journal.pruned:
+            journal = _readable(log)
+            if journal and journal.state in ("finished", "undone") and not journal.pruned:
                 size = sum(stored_bytes(file) for file in log.pre.iterdir()) if log.pre.is_dir() else 0
                 ended.append((parse_iso(journal.ended_at), task_id, size))
         return ended
@@ -369,6 +369,19 @@ class Journal:
                     total -= size
                     dropped.append(task_id)
         return dropped
+
+
+def _readable(log: TaskLog) -> TaskJournal | None:
+    """None for damaged records: the others go on, and each recovery tells of these."""
+    try:
+        return log.read()
+    except Damaged:
+        return None
+
+
+def _undoes(log: TaskLog) -> bool:
+    journal = _readable(log)
+    return bool(journal and journal.undoes)
 
 
 def change(intent: Json) -> Json:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from chassis.atomic import append_line, fsync_dir, read_json, whole_lines
 from chassis.canonical import Json, canonical_json
 from chassis.clock import Clock, iso
-from chassis.errors import InvalidInput, Unavailable
+from chassis.errors import Damaged, InvalidInput, Unavailable
 
 State = Literal["none", "open", "finished", "undoing", "undone"]
 
@@ -47,6 +47,8 @@ class TaskJournal:
     """The folders of a program that knows nothing of the journal (`chassis.journal.watched`)."""
     undoes: str = ""
     """The task that this one, an undo, took back; `watched` are its targets then."""
+    boot: str = ""
+    """That of the machine when the folders were kept; empty for none known."""
     settled: bool = True
     """False while what such a program changed has not been listed."""
 
@@ -137,10 +139,14 @@ class TaskLog:
             yield
 
     def read(self) -> TaskJournal:
+        """Raises Damaged: what a torn record says is believed in no part."""
         journal = TaskJournal(task_id=self.task_id)
         by_number: dict[int, Entry] = {}
-        for line in whole_lines(self._path):
-            record = json.loads(line)
+        for number, line in enumerate(whole_lines(self._path), 1):
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise Damaged(f"record {number} of task {self.task_id} can't be read; see {self._path}") from error
             kind, n = record["kind"], record.get("n", 0)
             if kind == "begin":
                 journal.state, journal.epoch = "open", record["epoch"]
@@ -153,7 +159,7 @@ class TaskLog:
                 by_number[n].committed = True
             elif kind == "watch":
                 journal.watched, journal.settled = tuple(record["roots"]), False
-                journal.undoes = record.get("undoes", "")
+                journal.undoes, journal.boot = record.get("undoes", ""), record.get("boot", "")
             elif kind == "settled":
                 changes = [Entry(n=each["n"], intent=each, committed=True) for each in read_json(self.after)]
                 by_number |= {entry.n: entry for entry in changes}

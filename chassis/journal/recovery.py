@@ -8,7 +8,7 @@ from chassis.atomic import fsync_dir
 from chassis.canonical import Json
 from chassis.exchange.moves import move
 from chassis.journal.records import Entry, TaskLog
-from chassis.journal.targets import snapshot
+from chassis.journal.targets import nearest_folder, snapshot
 
 
 def settle(log: TaskLog, entry: Entry) -> str:
@@ -17,12 +17,12 @@ def settle(log: TaskLog, entry: Entry) -> str:
     target, tmp, kept = Path(intent["target"]), Path(intent["tmp"]), log.pre / str(entry.n)
     ended = _ENDS[intent["op"]](intent, target, tmp, kept)
     tmp.unlink(missing_ok=True)
-    if target.parent.is_dir():
-        fsync_dir(target.parent)
+    if not ended:
+        remove_empty(intent.get("dirs", ()))
+    fsync_dir(nearest_folder(target.parent))
     if ended:
         log.append("commit", n=entry.n)
         return f"{intent['op']} {target}: was done, is confirmed"
-    remove_empty(intent.get("dirs", ()))
     kept.unlink(missing_ok=True)
     log.append("rolled_back", n=entry.n)
     return f"{intent['op']} {target}: was not done, is taken back"

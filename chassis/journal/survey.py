@@ -119,7 +119,7 @@ def take(roots: Sequence[Path], kept: Path, bounds: Bounds, *, deep: bool = True
     _within(roots, before, bounds, shutil.disk_usage(kept).free)
     for n, found in files:
         _keep(found, kept / str(n))
-    _sync(kept)
+    sync_file_system(kept)
     return before
 
 
@@ -166,7 +166,7 @@ def _keep(found: Found, kept: Path) -> None:
         raise Refused(f"{found.path} belongs to somebody else; its owner could not be put back") from error
 
 
-def _sync(folder: Path) -> None:
+def sync_file_system(folder: Path) -> None:
     """Everything below is on the disk: one call instead of one for each file."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -148,6 +148,11 @@ def same_file_system(one: Path, other: Path) -> bool:
     return one.stat().st_dev == other.stat().st_dev
 
 
+def nearest_folder(path: Path) -> Path:
+    """The path itself if it is a folder, else the innermost one above it that is there."""
+    return next(each for each in (path, *path.parents) if each.is_dir())
+
+
 def stands_still(path: Path) -> None:
     """Raises Drifted when a recorded path leads elsewhere by now (a folder became a link)."""
     if path.parent.resolve() != path.parent:

@@ -17,6 +17,7 @@ from chassis.journal.records import Entry, TaskLog
 from chassis.journal.recovery import remove_empty
 from chassis.journal.targets import (
     dress,
+    nearest_folder,
     prefix_sha256,
     same_dress,
     same_file_system,
@@ -79,8 +80,9 @@ def act(log: TaskLog, entry: Entry, fault: Callable[[str], None]) -> None:
     is_file = before is not None and (before["sha256"] is not None or entry.intent["op"] == "twin")
     if is_file and entry.intent["op"] != "rotate":
         restored(log.folder.parent, target, before["ino"])
-    if target.parent.is_dir():
-        fsync_dir(target.parent)
+    fsync_dir(nearest_folder(target.parent))
+    if entry.intent["op"] == "folder" and not same_file_system(target.parent, log.pre):
+        fsync_dir(target)  # its own mode and times: the next record's sync takes them along on its file system only
     fault("undo.acted")
     log.append("undid", n=entry.n)
     fault("undo.recorded")
@@ -182,6 +184,7 @@ def _undo_replace(log: TaskLog, entry: Entry, fault: Callable[[str], None]) -> N
     dress(tmp, entry.intent["before"])
     fault("undo.copied")
     tmp.replace(target)
+    fsync_dir(target.parent)  # before the other disk forgets what was kept
     kept.unlink()
 
 
@@ -200,6 +203,7 @@ def _undo_remove(log: TaskLog, entry: Entry, fault: Callable[[str], None]) -> No
     dress(tmp, before)
     fault("undo.copied")
     move(tmp, target)
+    fsync_dir(target.parent)
     kept.unlink(missing_ok=True)
 
 

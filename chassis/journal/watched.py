@@ -15,10 +15,19 @@ from pathlib import Path
 from chassis.atomic import read_json, write_json
 from chassis.canonical import Json
 from chassis.errors import Drifted, Refused
+from chassis.journal.boot import boot_id
 from chassis.journal.extents import copy
 from chassis.journal.records import TaskLog
-from chassis.journal.survey import Bounds, Found, look, survey, take
-from chassis.journal.targets import dress, give_attributes, real_target, refuse_secret, same_dress, snapshot
+from chassis.journal.survey import Bounds, Found, look, survey, sync_file_system, take
+from chassis.journal.targets import (
+    dress,
+    give_attributes,
+    nearest_folder,
+    real_target,
+    refuse_secret,
+    same_dress,
+    snapshot,
+)
 
 PROBLEM = "left"
 """The operation of what changed and can't be undone: shown, never touched."""
@@ -45,7 +54,7 @@ def begin(log: TaskLog, roots: list[Path], bounds: Bounds, *, undoes: str = "") 
     if undoes and (other := _named_elsewhere(before)):
         raise Refused(f"{other} has another name, which would not be one file with it again")
     write_json(log.before, [found.to_json() for found in before], mode=0o600)
-    log.append("watch", roots=[str(root) for root in roots], undoes=undoes)
+    log.append("watch", roots=[str(root) for root in roots], undoes=undoes, boot=boot_id())
 
 
 def _named_elsewhere(before: Iterable[Found]) -> str:
@@ -56,11 +65,18 @@ def _named_elsewhere(before: Iterable[Found]) -> str:
 
 
 def settle(log: TaskLog) -> None:
-    """Compare, and make what differs the task's changes, all at once. Safe to repeat after a crash at any point."""
+    """Compare, and make what differs the task's changes, all at once. Safe to repeat after a crash at any point.
+
+    What the program wrote is on the disk before it is said to have been done, whether the program cared or not. An
+    undo did that itself. Under another boot id every content is compared: a power cut can leave new bytes in a file
+    whose times say that it was not touched.
+    """
     seen = log.read()
+    if not seen.undoes:
+        _sync([Path(root) for root in seen.watched])
     before = {raw["path"]: (n, Found(**raw)) for n, raw in enumerate(read_json(log.before), 1)}
     after = {found.path: found for found in survey([Path(root) for root in seen.watched], deep=not seen.undoes)}
-    intents = _in_order(log, before, after)
+    intents = _in_order(log, before, after, by_content=seen.boot != boot_id() or not seen.boot)
     write_json(log.after, intents, mode=0o600)
     log.append("settled")
     kept = {str(each["n"]) for each in intents}
@@ -69,7 +85,14 @@ def settle(log: TaskLog) -> None:
             blob.unlink()
 
 
-def _in_order(log: TaskLog, before: dict[str, tuple[int, Found]], after: dict[str, Found]) -> list[Json]:
+def _sync(roots: Iterable[Path]) -> None:
+    for folder in {folder.stat().st_dev: folder for folder in map(nearest_folder, roots)}.values():
+        sync_file_system(folder)
+
+
+def _in_order(
+    log: TaskLog, before: dict[str, tuple[int, Found]], after: dict[str, Found], *, by_content: bool
+) -> list[Json]:
     """What was made, changed or removed, as the journal's intents. Undone in reverse."""
     numbers = iter(range(len(before) + 1, len(before) + 3 * (len(before) + len(after)) + 2))
     touched, times, unlocks, removed, made, changed, problems = set(), [], [], [], [], [], []
@@ -77,9 +100,10 @@ def _in_order(log: TaskLog, before: dict[str, tuple[int, Found]], after: dict[st
     for path, (n, was) in before.items():
         now = after.get(path)
         if now is not None and now.kind == was.kind:
-            if now.same != was.same and was.kind != "folder":
+            if (by_content or now.same != was.same) and was.kind != "folder":
                 changed += _changed(log, n, was, now)
-                touched.add(str(Path(path).parent))  # putting a file back is a rename in its folder
+                if not by_content or any(each["target"] == path for each in changed[-1:]):
+                    touched.add(str(Path(path).parent))  # putting a file back is a rename in its folder
             continue
         touched.add(str(Path(path).parent))
         if was.kind == "file":

@@ -1,7 +1,6 @@
 """Doing what was rehearsed: exactly the plan, inside a watched journal, so that its undo is everybody's undo."""
 
 import contextlib
-import ctypes
 import os
 from collections.abc import Callable
 from os.path import lexists  # Path.exists follows links, which a target must never do
@@ -12,8 +11,6 @@ from chassis.journal.extents import copy
 from chassis.journal.survey import Found
 from chassis.journal.targets import dress, give_attributes
 from cli.run.plan import Change, Plan, drift
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def apply(plan: Plan, guard: Callable[[], None]) -> None:
@@ -42,8 +39,6 @@ def apply(plan: Plan, guard: Callable[[], None]) -> None:
         Path(each.path).hardlink_to(each.of)
     for path in sorted(plan.folders, reverse=True):  # innermost first: what is done inside moves the time outside
         _finish(Path(path), plan.folders[path])
-    for path in list(plan.folders)[:1]:
-        _sync(Path(path))
 
 
 def _remove(change: Change) -> None:
@@ -96,12 +91,3 @@ def _finish(folder: Path, after: Found) -> None:
         give_attributes(folder, after.attributes)
     folder.chmod(after.mode)
     os.utime(folder, ns=(found.st_atime_ns, after.mtime_ns))
-
-
-def _sync(folder: Path) -> None:
-    """All of it is on the disk before the task says so: one call instead of one for each file."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _libc.syncfs(fd)
-    finally:
-        os.close(fd)
