@@ -141,6 +141,63 @@ def test_the_thread_that_ends_a_batch_takes_the_next_one_without_asking_the_loop
     assert batches[0][0] == batches[1][0]
 
 
+def test_who_was_just_answered_is_waited_for_so_that_one_commit_serves_all() -> None:
+    entered, go = threading.Event(), threading.Event()
+    batches: list[list[int]] = []
+
+    def work(items: Sequence[int]) -> list[int]:
+        batches.append(list(items))
+        if len(batches) > 1:
+            gather._patience = 0.0  # nobody comes after these
+        entered.set()
+        assert go.wait(60)
+        return list(items)
+
+    async def calls() -> None:
+        async def again() -> int:
+            return await gather.run(await gather.run(0) + 4)
+
+        first = asyncio.create_task(again())
+        await asyncio.to_thread(entered.wait, 60)
+        rest = [asyncio.create_task(gather.run(each)) for each in range(1, 4)]
+        await asyncio.sleep(0)  # they are waiting now
+        go.set()
+        assert await asyncio.gather(first, *rest) == [4, 1, 2, 3]
+
+    executor = ThreadExecutor("gather-test", threads=1)
+    gather: Gather[int, int] = Gather(work, executor, most=100, patience_seconds=60)
+    asyncio.run(calls())
+    executor.close()
+    assert batches == [[0], [1, 2, 3, 4]]
+
+
+def test_nobody_waits_for_more_callers_than_may_wait_at_once() -> None:
+    entered, go = threading.Event(), threading.Event()
+    batches: list[list[int]] = []
+
+    def work(items: Sequence[int]) -> list[int]:
+        batches.append(list(items))
+        if len(batches) > 1:
+            gather._patience = 0.0  # nobody comes after these
+        entered.set()
+        assert go.wait(60)
+        return list(items)
+
+    async def calls() -> list[int]:
+        first = asyncio.create_task(gather.run(0))
+        await asyncio.to_thread(entered.wait, 60)
+        rest = [asyncio.create_task(gather.run(each)) for each in range(1, 4)]
+        await asyncio.sleep(0)  # they are waiting now
+        go.set()
+        return list(await asyncio.gather(first, *rest))
+
+    executor = ThreadExecutor("gather-test", threads=1)
+    gather: Gather[int, int] = Gather(work, executor, most=3, patience_seconds=60)
+    assert asyncio.run(calls()) == [0, 1, 2, 3]
+    executor.close()
+    assert batches == [[0], [1, 2, 3]]
+
+
 def test_an_executor_that_takes_nothing_any_more_is_told_to_each_caller() -> None:
     executor = ThreadExecutor("gather-test", threads=1)
     executor.close()
