@@ -102,7 +102,10 @@ class Gate:
 
 def _authorization(context: Any) -> str:
     """The last header of this name; empty: none."""
-    return str({str(key): value for key, value in context.invocation_metadata() or ()}.get("authorization", ""))
+    for key, value in reversed(context.invocation_metadata() or ()):
+        if key == "authorization":
+            return str(value)
+    return ""
 
 
 _MALFORMED = object()

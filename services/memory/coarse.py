@@ -55,7 +55,7 @@ class CoarseIndex:
         return self._table.count
 
     def __contains__(self, key: int) -> bool:
-        return bool(self._table.places(np.array([key])).size)
+        return self._table.has(key)
 
     def add(self, keys: Sequence[int], vectors: Vectors) -> None:
         with self._lock:
@@ -140,6 +140,10 @@ class _Table:
 
     def keys(self) -> Keys:
         return self._keys[: self.count]
+
+    def has(self, key: int) -> bool:
+        table = self._places
+        return 0 <= key < table.size and bool(table[key] >= 0)
 
     def places(self, keys: Keys) -> Places:
         """Rows of those that are here, in the order asked."""

@@ -109,7 +109,7 @@ class Commits:
     ) -> list[T | BaseException]:
         """`do` for several that wait together; each has its own answer, or what it raised.
 
-        With `together` they and their like share a savepoint as long as nothing fails; else each has one of its own.
+        With `together` they and their like run as one as long as nothing fails; else each has a savepoint of its own.
         """
         mine = [_Request(what=what, work=work, together=together) for work in works]
         if not mine:
@@ -183,7 +183,7 @@ class Commits:
         for together, some in groupby(requests, key=attrgetter("together")):
             several = list(some)
             if together is not None and len(several) > 1:
-                if self._together(together, several):
+                if self._together(together, several, sole=len(several) == len(requests)):
                     continue
                 if not self._connection.in_transaction:
                     return
@@ -191,18 +191,26 @@ class Commits:
                 if not self._one(each) and not self._connection.in_transaction:
                     return
 
-    def _together(self, together: Together[Any], several: Sequence[_Request]) -> bool:
-        """Run them in one savepoint. If anything fails nothing was done, and each is to run alone."""
-        self._connection.execute("SAVEPOINT callers")
+    def _together(self, together: Together[Any], several: Sequence[_Request], *, sole: bool) -> bool:
+        """Run them in one savepoint. If anything fails nothing was done, and each is to run alone.
+
+        The `sole` work of a transaction needs no savepoint, which would copy each page that it touches.
+        """
+        if not sole:
+            self._connection.execute("SAVEPOINT callers")
         try:
             for each, change in zip(several, together(self._connection, [one.work for one in several]), strict=True):
                 each.change, each.told = change, [canonical_json(dict(entry)) for entry in change.entries]
-            self._connection.execute("RELEASE callers")
+            if not sole:
+                self._connection.execute("RELEASE callers")
         except Exception as error:
             log.info("callers of one commit are told apart, since one of them fails", why=str(error))
             for each in several:
                 each.change, each.told, each.together = None, [], None
-            self._undo("callers")
+            if sole:
+                self._connection.rollback()  # SQLite may have done so already: then nothing
+            else:
+                self._undo("callers")
             return False
         return True
 

@@ -58,6 +58,9 @@ class Experience:
     cost: Mapping[str, float] = field(default_factory=dict)
 
 
+_NAMES = tuple(each.name for each in fields(Experience))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One row of `outcome`: the first of an event, or an amendment of it."""
@@ -89,14 +92,12 @@ class Finding:
 
 def told(experience: Experience) -> Json:
     """The experience by value, as JSON holds it; `experience_of` is the way back."""
-    plain = {each.name: getattr(experience, each.name) for each in fields(experience)}
-    return {
-        **plain,
-        "occurred_at": iso(experience.occurred_at),
-        "outcome": experience.outcome.value,
-        "context": dict(experience.context),
-        "cost": dict(experience.cost),
-    }
+    plain: Json = {name: getattr(experience, name) for name in _NAMES}
+    plain["occurred_at"] = iso(experience.occurred_at)
+    plain["outcome"] = experience.outcome.value
+    plain["context"] = dict(experience.context)
+    plain["cost"] = dict(experience.cost)
+    return plain
 
 
 def experience_of(plain: Mapping[str, Any]) -> Experience:
