@@ -90,7 +90,10 @@ def refusal(manifest: DomainManifest, layout: Layout, builtin: Mapping[str, Doma
             "it expires before it begins",
         ),
         (manifest.serial < 1, "its serial is 1 or more"),
-        (manifest.every_pulse, "an outside program is not scheduled by its manifest; add an objective"),
+        (
+            manifest.every_pulse or manifest.every is not None,
+            "an outside program is not scheduled by its manifest; add an objective",
+        ),
         (not 1 <= manifest.ttl_seconds <= 86400, "ttl_seconds is 1 to 86400"),
         (not 1 <= manifest.max_attempts <= 10, "max_attempts is 1 to 10"),
         (manifest.per_pulse < 1 or manifest.per_day < 1, "a budget is 1 or more"),

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -37,6 +37,11 @@ class Limits:
     small_files: float = 1.0
     large_files: float = 10.0
 
+
+EVERY: Mapping[str, timedelta | None] = {
+    "every_pulse": None, "hourly": timedelta(hours=1), "daily": timedelta(days=1),
+}  # fmt: skip
+"""What `schedule` may say, and how long it is from one run to the next; None: not by time."""
 
 METRICS = ("cpu_percent", "ram_percent", "swap_percent", "disk_percent")
 """What the governor reads, all of which are the better the lower."""
@@ -76,6 +81,8 @@ class DomainManifest:
     per_day: int
     paths: tuple[str, ...]
     every_pulse: bool
+    every: timedelta | None
+    """How often it comes up by itself; None, and not every pulse: only when it is asked for."""
     objective: str
     params: Mapping[str, str]
     digest: str
@@ -138,6 +145,7 @@ class DomainManifest:
                 per_day=int(budget.get("per_day", 20_000)),
                 paths=tuple(raw.get("paths", ())),
                 every_pulse=raw.get("schedule") == "every_pulse",
+                every=EVERY[raw["schedule"]] if "schedule" in raw else None,
                 objective=str(raw.get("objective", raw["title"])),
                 params={str(k): str(v) for k, v in raw.get("params", {}).items()},
                 digest=digest(raw),

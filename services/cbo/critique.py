@@ -203,7 +203,7 @@ class Critic:
         store, task, score = self._bridge.store, judged.task, judged.score
         if task.ack is not None:
             self._bridge.beliefs.cost(task.domain, task.procedure, task.ack.get("cost", {}), now)
-        if task.objective_id:
+        if task.objective_id and not task.untaken:
             self._overtake(task)
             if task.state == "cancelled" and task.why.startswith(STOPPED):
                 store.run("objective_again", task.objective_id)
@@ -335,8 +335,10 @@ def rule_of(task: Task) -> str:
 
 
 def _worth_remembering(task: Task) -> bool:
-    """Undos, cancelled tasks and those without work say nothing about how well a procedure works."""
-    return not task.undo_of and task.state != "cancelled" and (task.ack or {}).get("status") != "no_work"
+    """Undos, cancelled tasks, those without work and those nobody took say nothing about how well a procedure works."""
+    if task.undo_of or task.untaken or task.state == "cancelled":
+        return False
+    return (task.ack or {}).get("status") != "no_work"
 
 
 def experience_id(task: Task) -> str:

@@ -124,6 +124,7 @@ def end_of(task: Task, verdict: tes.Verdict | None) -> tes.End:
         duration_s=_duration(task, ack),
         files=files_of(task, ack),
         undo=bool(task.undo_of),
+        untaken=task.untaken,
     )
 
 

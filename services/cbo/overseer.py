@@ -54,8 +54,6 @@ log = structlog.get_logger(__name__)
 
 SEALED = "record_sealed"
 """The fact that names the newest record and its seal."""
-HOURLY = ("metrics_summary", "log_rotation")
-"""Built-in domains that come up by themselves every hour."""
 
 
 class Overseer:
@@ -193,9 +191,9 @@ class Overseer:
 
     def _builtin_objectives(self) -> None:
         for name, manifest in self.bridge.domains.items():
-            if not manifest.every_pulse and name not in HOURLY:
+            schedule = Schedule(every_pulse=manifest.every_pulse, every=manifest.every)
+            if not schedule.repeats:
                 continue
-            schedule = Schedule(every_pulse=True) if manifest.every_pulse else Schedule(every=timedelta(hours=1))
             self.bridge.store.add_objective(
                 Objective(
                     id=f"o-builtin-{name.replace('_', '-')}",

@@ -9,6 +9,7 @@ from chassis.canonical import Json, sha256_hex
 from chassis.domains import Level
 from chassis.exchange.manifest import TaskId
 from chassis.exchange.port import TaskView
+from chassis.exchange.rules import ANSWERS
 
 State = Literal[
     "held", "proposed", "waiting", "ready", "claimed", "rehearsed", "done", "failed", "expired", "cancelled",
@@ -94,6 +95,12 @@ class Task:
     def cannot_rehearse(self) -> str:
         """Why its agent says that this one can't be rehearsed, so that a person is asked first; empty if it can."""
         return self.params.get("cannot_rehearse", "") if self.source.startswith("agent:") else ""
+
+    @property
+    def untaken(self) -> bool:
+        """Its time ran out before its agent took it even once, as where there is none: it says nothing of the work."""
+        ack = self.ack or {}
+        return self.state == "expired" and ack.get("agent") == ANSWERS and int(ack.get("epoch", 0)) <= 1
 
     @property
     def has_effects(self) -> bool:

@@ -22,6 +22,8 @@ class End:
     duration_s: float = 0.0
     files: int = 0
     undo: bool = False
+    untaken: bool = False
+    """Nobody ever began it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,8 @@ def score(end: End, limits: Limits) -> Score:
         return _unscored("an undo is not scored")
     if end.no_work:
         return _unscored("no work")
+    if end.untaken:
+        return _unscored("nobody took it: neither success nor failure")
     if end.state not in SCORED_STATES:
         return _unscored(f"{end.state}: neither success nor failure")
     stable, note = stability(end)

@@ -191,6 +191,8 @@ class Station:
     domains: dict[str, DomainManifest] = field(default_factory=lambda: load_domains(DEPLOY / "domains"))
     keep_pulses: int = 20_000
     policy: Path | None = None
+    owners: tuple[str, ...] = ("governor", "guardian", "analytics", "memory")
+    """Whose agent is there."""
 
     def __post_init__(self) -> None:
         self.clock = VirtualClock()
@@ -233,8 +235,8 @@ class Station:
         )
         self.cbo.start()
         if self.every_pulse_only:
-            for name in ("metrics-summary", "log-rotation"):
-                self.cbo.desk.cancel_objective(f"o-builtin-{name}", "test")
+            for name in (name for name, each in self.domains.items() if each.every is not None):
+                self.cbo.desk.cancel_objective(f"o-builtin-{name.replace('_', '-')}", "test")
         return self.cbo
 
     def _pinned(self) -> Path:
@@ -262,7 +264,7 @@ class Station:
     def agent(self) -> int:
         """Every agent takes what is ready for it and answers as `answer` says."""
         count = 0
-        for owner in ("governor", "guardian", "analytics"):
+        for owner in self.owners:
             for claim in self.exchange.claim(owner, f"{owner}-1", 20):
                 count += 1
                 self.done.append(claim.manifest)

@@ -48,7 +48,7 @@ def test_a_new_station_left_alone_reaches_execute_after_five_good_pulses(station
 def test_builtin_schedules_also_rehearse_the_hourly_domains(new_station: NewStation) -> None:
     station = new_station(every_pulse_only=False)
     station.pulse()
-    assert {task.domain for task in station.done} == {"diagnostics", "metrics_summary", "log_rotation"}
+    assert {task.domain for task in station.done} == set(station.domains) - {"cleanup"}, "it comes by an intent only"
     station.pulse(3)
     assert sum(task.domain == "log_rotation" for task in station.done) == 1
 
@@ -516,12 +516,23 @@ def test_an_exchange_that_lost_a_task_gets_it_again_under_the_same_id(station: S
     assert lost.id in {task.task_id for task in station.done}
 
 
-def test_an_expired_task_is_a_failure(station: Station) -> None:
+def test_an_expired_task_that_its_agent_had_begun_is_a_failure(station: Station) -> None:
     station.cbo.run_pulse()
+    (claim,) = station.exchange.claim("guardian", "guardian-1", 1)
+    station.exchange.nack(claim, 1.0, "not now")
     station.clock.advance(400)
     record = station.pulse()
     assert record["critique"]["ended"][0]["state"] == "expired"
     assert record["critique"]["ended"][0]["stability"] == 0.0
+
+
+def test_an_expired_task_that_nobody_took_is_neither_success_nor_failure(station: Station) -> None:
+    station.cbo.run_pulse()
+    station.clock.advance(400)
+    record = station.pulse()
+    assert record["critique"]["ended"][0]["state"] == "expired"
+    assert record["critique"]["ended"][0]["stability"] is None
+    assert {each["value"] for each in record["critique"]["tes"].values()} == {None}
 
 
 def test_a_pulse_says_when_it_began_and_how_old_it_is(station: Station) -> None:
