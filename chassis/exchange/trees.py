@@ -14,7 +14,7 @@ from typing import Self
 
 PREFIX = "tree."
 MAX_LEAVES = 1024
-_LABEL = b"calyx grants, a tree\n"  # no canonical JSON object, which is all else that this key signs
+_LABEL = b"calyx grants, a tree\n"  # a manifest begins with a brace, a DSSE letter of the same key with "DSSEv1"
 _TEXT = re.compile(r"tree\.(0|[1-9][0-9]{0,3})\.([1-9][0-9]{0,3})\.([A-Za-z0-9+/]+={0,2})", re.ASCII)
 _SIGNATURE_BYTES, _HASH_BYTES = 64, 32
 

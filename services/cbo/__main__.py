@@ -58,7 +58,7 @@ def main() -> None:
             clock=clock,
             ids=RandomIds(),
             exchange=exchange,
-            sign=Signer.load(station.secrets / "grant.key").sign,
+            sign=Signer.load(station.secrets / "grant.key").sign_many,
             seal=partial(seal, signer=load_key(station.secrets / "grant.key")),
             domains=book,
             policy=Policy.load(SHIPPED),

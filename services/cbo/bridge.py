@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -159,7 +159,7 @@ class Bridge:
     ids: Ids
     store: Store
     exchange: Exchange
-    sign: Callable[[Manifest], Manifest]
+    sign: Callable[[Sequence[Manifest]], Sequence[Manifest]]
     seal: Seal | None
     """Signs the day's checkpoint of the audit chains; None: the station has no key for it, and makes none."""
     kill_switch: KillSwitch

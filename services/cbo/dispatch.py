@@ -159,16 +159,15 @@ class Dispatcher:
         """Sign and submit, then note all in one commit. What can't be written stays planned for the next pulse."""
         sent = []
         watching.begin(self._bridge, tasks)
-        for task in tasks:
+        for task, manifest in zip(tasks, self._bridge.sign([self.manifest(task) for task in tasks]), strict=True):
             if not task.undo_of and self._bridge.kill_switch.engaged():
                 continue  # engaged since the gate was asked: stays planned, the next pulse holds it
-            manifest = self.manifest(task)
             try:
                 self._bridge.audit.write(
                     "task.dispatched", task=task.id, domain=task.domain, owner=task.owner, level=task.level.name,
                     rehearsal=task.rehearsal, approval=task.approval,
                 )  # fmt: skip
-                state = self._bridge.exchange.submit(self._bridge.sign(manifest)).state
+                state = self._bridge.exchange.submit(manifest).state
             except Duplicate:
                 state = "ready"
             except InvalidInput as error:

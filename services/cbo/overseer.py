@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
@@ -71,7 +71,7 @@ class Overseer:
         clock: Clock,
         ids: Ids,
         exchange: Exchange,
-        sign: Callable[[Manifest], Manifest],
+        sign: Callable[[Sequence[Manifest]], Sequence[Manifest]],
         valid: Callable[[Manifest], bool],
         domains: Mapping[str, DomainManifest],
         policy: Policy,

@@ -218,7 +218,7 @@ class Station:
             clock=self.clock,
             ids=self._ids,
             exchange=self.exchange,
-            sign=lambda manifest: manifest.with_grant("signed"),
+            sign=lambda manifests: [each.with_grant("signed") for each in manifests],
             valid=signed,
             domains=self.domains,
             policy=Policy.load(self.policy or self._pinned()),

@@ -430,7 +430,7 @@ class VirtualStation:
             clock=self.clock,
             ids=self._ids("cbo"),
             exchange=self._exchange(),
-            sign=Signer.load(self.layout.secrets / "grant.key").sign,
+            sign=Signer.load(self.layout.secrets / "grant.key").sign_many,
             seal=partial(seal, signer=load_key(self.layout.secrets / "grant.key")),
             valid=Verifier(self.layout.keys / "grant.pub").valid,
             domains=self.domains,
