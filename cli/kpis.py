@@ -73,6 +73,7 @@ def confidence(found: Any) -> dict[str, Any]:
         "brier": optional(found, "brier"),
         "calibration_error": optional(found, "calibration_error"),
         "skill": optional(found, "skill"),
+        "note": found.note,
         "bins": [
             {"count": b.count, "predicted": b.predicted, "came": b.came, "low": b.low, "high": b.high}
             for b in found.bins
@@ -87,13 +88,16 @@ def confidence(found: Any) -> dict[str, Any]:
 def in_words(found: dict[str, Any]) -> list[str]:
     """Brier, calibration error and the reliability plot; then memory's uplift."""
     if not found["predictions"]:
-        return ["confidence: no prediction has been scored in 24 h"]
-    skill = "" if found["skill"] is None else f", {found['skill']:+.1%} better than always saying the base rate"
-    lines = [
-        f"confidence: Brier {found['brier']:.4f}{skill}; calibration error {found['calibration_error']:.4f} over "
-        f"{found['predictions']} predictions"
-    ]
-    lines += [f"  {line}" for line in reliability(found["bins"])]
+        lines = ["confidence: no prediction has been scored in 24 h"]
+    elif found["brier"] is None:
+        lines = [f"confidence: unknown; {found['note'] or 'not measured'}"]
+    else:
+        skill = "" if found["skill"] is None else f", {found['skill']:+.1%} better than always saying the base rate"
+        lines = [
+            f"confidence: Brier {found['brier']:.4f}{skill}; calibration error {found['calibration_error']:.4f} over "
+            f"{found['predictions']} predictions"
+        ]
+        lines += [f"  {line}" for line in reliability(found["bins"])]
     if found["uplift"] is None:
         lines.append(f"uplift of memory: unknown; {found['uplift_note'] or 'not measured'}")
     else:

@@ -86,7 +86,8 @@ class Beliefs:
             changed = learned(self._known, domain, procedure, context, success, now)
         for key, known in changed.items():
             self._keep(key, known)
-        self._store.run("confidence_insert", domain, iso(now), changed[domain, "", ""].mean)
+        whole = changed[domain, "", ""]
+        self._store.run("confidence_insert", domain, iso(now), whole.mean, whole.successes, whole.failures)
 
     def recent(self, domain: str) -> datetime | None:
         """Since when memory is asked about a domain: its last `RECENT_RUNS` runs; None while there are fewer."""

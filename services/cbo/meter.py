@@ -13,7 +13,7 @@ from services.cbo.bridge import Bridge
 from services.cbo.kpis import DomainConfidence, Kpi, SlotState, TesDay
 from services.cbo.measured import Measured
 from services.cbo.ports import Health
-from services.cbo.posterior import Bin
+from services.cbo.posterior import Bin, Posterior
 
 _ANSWERS = ("task.approved", "task.rejected")
 _MARKS = (b'"override":true', b'"event":"policy.', *(b'"event":"%s"' % each.encode() for each in _ANSWERS))
@@ -139,17 +139,21 @@ class Meter:
         )
 
     def _confidence(self, now: datetime) -> list[DomainConfidence]:
-        store, day_ago = self._bridge.store, iso(now - timedelta(hours=24))
+        store, day_ago = self._bridge.store, now - timedelta(hours=24)
         measured = []
-        for domain, count in store.rows("effects_by_domain", day_ago):
-            before = store.rows("confidence_at", domain, day_ago) or store.rows("confidence_first", domain)
-            if before:
+        for domain, count in store.rows("effects_by_domain", iso(day_ago)):
+            found = store.rows("confidence_at", domain, iso(day_ago)) or store.rows("confidence_first", domain)
+            for at, mean, successes, failures in found:
+                known_at, before = parse_iso(at), float(mean)
+                if successes is not None:  # as it stood a day ago: what was known long before had faded by then
+                    known = Posterior(at=known_at, successes=float(successes), failures=float(failures))
+                    before = known.decayed(day_ago).mean
                 measured.append(
                     DomainConfidence(
                         domain=domain,
                         now=self._bridge.beliefs.of(domain, "", now).mean,
-                        before=float(before[0][1]),
-                        before_at=parse_iso(before[0][0]),
+                        before=before,
+                        before_at=known_at,
                         tasks=int(count),
                     )
                 )

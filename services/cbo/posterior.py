@@ -16,6 +16,9 @@ al., Bayesian Data Analysis, 5.3): a procedure's record beside that of one conte
 COST_WEIGHT = 0.3
 """Weight of the newest cost in the running mean."""
 Z_95 = 1.959964
+ENOUGH_PREDICTIONS = 100
+"""Before they are judged: ten in each of ten bins. Of fewer, chance alone makes the calibration error larger than any
+bound (0.14 where thirty come true nine times in ten, just as they said)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +163,12 @@ class Calibration:
     skill: float | None = None
     base_rate: float | None = None
     bins: tuple[Bin, ...] = ()
+
+    @property
+    def missing(self) -> str:
+        """What is missing before it may be shown as a figure; empty when nothing is."""
+        few = self.predictions < ENOUGH_PREDICTIONS
+        return f"{self.predictions} of {ENOUGH_PREDICTIONS} predictions have been scored in 24 h" if few else ""
 
 
 NO_CALIBRATION = Calibration(predictions=0, brier=None, ece=None)

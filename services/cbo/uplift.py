@@ -63,14 +63,15 @@ def uplift(used: Arm, ignored: Arm) -> Uplift:
     """Difference of means with Welch's standard error, each side with one success and one failure more in the
     interval (Agresti and Caffo 2000), so that a side that never failed is not taken for certain."""
     if ignored.runs < ENOUGH or used.runs < ENOUGH:
-        note = f"{ignored.runs} of {ENOUGH} decisions without memory have ended"
+        side, runs = ("without", ignored.runs) if ignored.runs < ENOUGH else ("with", used.runs)
+        note = f"{runs} of {ENOUGH} decisions {side} memory have ended since the station began"
         return Uplift(used=used.runs, ignored=ignored.runs, value=None, low=None, high=None, note=note)
     (with_mean, with_error), (without_mean, without_error) = _moments(used), _moments(ignored)
     middle, half = with_mean - without_mean, Z_95 * math.sqrt(with_error + without_error)
     value = used.total / used.runs - ignored.total / ignored.runs
     return Uplift(
         used=used.runs, ignored=ignored.runs, value=value, low=middle - half, high=middle + half,
-        note=f"{used.runs} decisions with memory, {ignored.runs} without",
+        note=f"since the station began {used.runs} decisions with memory, {ignored.runs} without",
     )  # fmt: skip
 
 

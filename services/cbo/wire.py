@@ -219,9 +219,14 @@ def kpi_to_wire(kpi: Kpi, now: datetime) -> pb.Kpi:
 
 def confidence_to_wire(known: Calibration, gain: Uplift) -> pb.Confidence:
     made = pb.Confidence(
-        predictions=known.predictions, brier=known.brier, calibration_error=known.ece, skill=known.skill,
+        predictions=known.predictions, note=known.missing,
         uplift=gain.value, uplift_low=gain.low, uplift_high=gain.high, uplift_note=gain.note,
     )  # fmt: skip
+    if known.missing or known.brier is None or known.ece is None:
+        return made
+    made.brier, made.calibration_error = known.brier, known.ece
+    if known.skill is not None:
+        made.skill = known.skill
     for each in known.bins:
         low, high = each.interval()
         made.bins.add(

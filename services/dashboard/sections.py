@@ -278,6 +278,7 @@ def confidence(view: View) -> Json:
         "bins": found.get("bins") or [],
         **{name: found.get(name) for name in figures},
         "uplift_note": found.get("uplift_note") or "",
+        "note": found.get("note") or "",
     }
 
 

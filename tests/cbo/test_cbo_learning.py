@@ -258,13 +258,13 @@ def test_bins_have_equal_mass_and_the_record_holds_what_the_plot_needs(station: 
 
 
 def test_the_kpi_command_says_how_good_the_predictions_were() -> None:
-    known = calibration([Bin(count=40, predicted=36.0, succeeded=20, squared_error=4.0)])
+    known = calibration([Bin(count=400, predicted=360.0, succeeded=200, squared_error=40.0)])
     gain = Uplift(used=60, ignored=40, value=0.05, low=0.01, high=0.09, note="n")
     shown = confidence(confidence_to_wire(known, gain))
     said = in_words(shown)
-    assert "Brier 0.1000, +60.0% better" in said[0] and "calibration error 0.4000 over 40" in said[0]
+    assert "Brier 0.1000, +60.0% better" in said[0] and "calibration error 0.4000 over 400" in said[0]
     assert said[1].index("·") < said[1].index("o") < said[1].index("|"), "the interval, what came, what was said"
-    assert "said 90.0%, came 50.0% of 40" in said[1]
+    assert "said 90.0%, came 50.0% of 400" in said[1]
     assert "+0.050" in said[2] and "between +0.010 and +0.090" in said[2]
     nothing = Uplift(used=0, ignored=3, value=None, low=None, high=None, note="3 of 30")
     assert "unknown; 3 of 30" in in_words(confidence(confidence_to_wire(known, nothing)))[-1]

@@ -135,7 +135,9 @@ SELECT domain, count(*) FROM task INDEXED BY task_worked
 WHERE worked = 1 AND ended_at > ? AND rehearsal = 0 AND tes IS NOT NULL GROUP BY domain;
 -- name: calibration
 SELECT bin, count(*), sum(prediction), sum(good), sum((prediction - good) * (prediction - good))
-FROM (SELECT prediction, stability = 1.0 AS good, ntile(10) OVER (ORDER BY prediction, ended_at, stability) AS bin
+FROM (SELECT prediction, ntile(10) OVER (ORDER BY prediction, ended_at, stability) AS bin,
+        stability = 1.0 AND rowid NOT IN (SELECT late.rowid FROM verification INDEXED BY verification_regressed
+            JOIN task AS late ON late.id = task_id WHERE verdict = 'regressed') AS good
     FROM task INDEXED BY task_worked
     WHERE worked = 1 AND ended_at > ? AND rehearsal = 0 AND stability IS NOT NULL AND prediction IS NOT NULL)
 GROUP BY bin ORDER BY bin;
@@ -196,11 +198,11 @@ ON CONFLICT (domain, memory) DO UPDATE SET runs = runs + 1, total = total + excl
 -- name: memory_trials
 SELECT memory, sum(runs) AS runs, sum(total) AS total, sum(squares) AS squares FROM memory_trial GROUP BY memory;
 -- name: confidence_insert
-INSERT OR REPLACE INTO confidence_point (domain, at, mean) VALUES (?, ?, ?);
+INSERT OR REPLACE INTO confidence_point (domain, at, mean, successes, failures) VALUES (?, ?, ?, ?, ?);
 -- name: confidence_at
-SELECT at, mean FROM confidence_point WHERE domain = ?1 AND at <= ?2 ORDER BY at DESC LIMIT 1;
+SELECT at, mean, successes, failures FROM confidence_point WHERE domain = ?1 AND at <= ?2 ORDER BY at DESC LIMIT 1;
 -- name: confidence_first
-SELECT at, mean FROM confidence_point WHERE domain = ? ORDER BY at LIMIT 1;
+SELECT at, mean, successes, failures FROM confidence_point WHERE domain = ? ORDER BY at LIMIT 1;
 -- name: confidence_nth
 SELECT at FROM confidence_point WHERE domain = ? ORDER BY at DESC LIMIT 1 OFFSET ?;
 -- name: confidence_prune

@@ -258,14 +258,15 @@ export function confidence(doc, elapsed) {
   return panel("confidence", "How sure it was, and how it came out, 24 h", c, elapsed, () => !c.predictions
     ? h("p", { class: "none" }, "No prediction has been scored yet. One is written down before each run and scored after it.")
     : h("div", { class: "sure" },
-      h("div", {},
+      c.brier === null ? h("p", { class: "none" }, `Unknown: ${c.note || "not measured"}.`) : h("div", {},
         reliability(c.bins),
         h("p", { class: "legend" }, "across: said · up: came · on the line: right")),
       h("div", {}, h("dl", { class: "facts" },
         h("dt", {}, "Predictions scored"), h("dd", {}, number(c.predictions)),
-        h("dt", {}, term("Off by, on average", "ECE")), h("dd", {}, `${(c.calibration_error * 100).toFixed(1)} pp`),
-        h("dt", {}, "Brier score, 0 is best"), h("dd", {}, c.brier.toFixed(3)),
-        h("dt", {}, "Better than the base rate"), h("dd", { class: c.skill === null ? "fig unknown" : "", title: c.skill === null ? "all ended alike, so the base rate alone is perfect" : "" }, c.skill === null ? "–" : `${(c.skill * 100).toFixed(0)} %`),
+        c.brier === null ? null : [
+          h("dt", {}, term("Off by, on average", "ECE")), h("dd", {}, `${(c.calibration_error * 100).toFixed(1)} pp`),
+          h("dt", {}, "Brier score, 0 is best"), h("dd", {}, c.brier.toFixed(3)),
+          h("dt", {}, "Better than the base rate"), h("dd", { class: c.skill === null ? "fig unknown" : "", title: c.skill === null ? "all ended alike, so the base rate alone is perfect" : "" }, c.skill === null ? "–" : `${(c.skill * 100).toFixed(0)} %`)],
         h("dt", {}, "What memory is worth"),
         h("dd", { class: c.uplift === null ? "fig unknown" : "", title: c.uplift_note }, c.uplift === null
           ? "–"

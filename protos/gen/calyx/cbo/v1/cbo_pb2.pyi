@@ -1985,6 +1985,7 @@ class Confidence(_message.Message):
     UPLIFT_LOW_FIELD_NUMBER: _builtins.int
     UPLIFT_HIGH_FIELD_NUMBER: _builtins.int
     UPLIFT_NOTE_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     predictions: _builtins.int
     """Scored ones."""
     brier: _builtins.float
@@ -2001,6 +2002,8 @@ class Confidence(_message.Message):
     """Upper end."""
     uplift_note: _builtins.str
     """What the uplift rests on, or what is missing."""
+    note: _builtins.str
+    """What is missing before the predictions are judged; empty when nothing is."""
     @_builtins.property
     def bins(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReliabilityBin]:
         """The bins, by what was predicted."""
@@ -2017,10 +2020,11 @@ class Confidence(_message.Message):
         uplift_low: _builtins.float | None = ...,
         uplift_high: _builtins.float | None = ...,
         uplift_note: _builtins.str = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_brier", b"_brier", "_calibration_error", b"_calibration_error", "_skill", b"_skill", "_uplift", b"_uplift", "_uplift_high", b"_uplift_high", "_uplift_low", b"_uplift_low", "brier", b"brier", "calibration_error", b"calibration_error", "skill", b"skill", "uplift", b"uplift", "uplift_high", b"uplift_high", "uplift_low", b"uplift_low"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_brier", b"_brier", "_calibration_error", b"_calibration_error", "_skill", b"_skill", "_uplift", b"_uplift", "_uplift_high", b"_uplift_high", "_uplift_low", b"_uplift_low", "bins", b"bins", "brier", b"brier", "calibration_error", b"calibration_error", "predictions", b"predictions", "skill", b"skill", "uplift", b"uplift", "uplift_high", b"uplift_high", "uplift_low", b"uplift_low", "uplift_note", b"uplift_note"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_brier", b"_brier", "_calibration_error", b"_calibration_error", "_skill", b"_skill", "_uplift", b"_uplift", "_uplift_high", b"_uplift_high", "_uplift_low", b"_uplift_low", "bins", b"bins", "brier", b"brier", "calibration_error", b"calibration_error", "note", b"note", "predictions", b"predictions", "skill", b"skill", "uplift", b"uplift", "uplift_high", b"uplift_high", "uplift_low", b"uplift_low", "uplift_note", b"uplift_note"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__brier: _TypeAlias = _typing.Literal["brier"]  # noqa: Y015
     _WhichOneofArgType__brier: _TypeAlias = _typing.Literal["_brier", b"_brier"]  # noqa: Y015
