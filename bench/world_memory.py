@@ -16,7 +16,6 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 
-import structlog
 from calyx.memory.v1 import memory_pb2_grpc
 
 from bench.worlds import BEGAN, DOMAIN, Done, Kind
@@ -106,7 +105,6 @@ class Served:
 @contextmanager
 def served() -> Iterator[Served]:
     """In a folder in memory where there is one; nothing of it is kept."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     with tempfile.TemporaryDirectory(prefix="calyx-world-", dir=SHM if os.access(SHM, os.W_OK) else None) as folder:
         made = Served(Path(folder))
         try:
