@@ -29,7 +29,7 @@ from calyx.memory.v1 import memory_pb2_grpc
 from chassis.agent import LeaseFile, build_agent
 from chassis.audit import Audit
 from chassis.clock import SystemClock
-from chassis.domains import load_domains
+from chassis.domains import LiveDomains
 from chassis.errors import CalyxError, Damaged, Refused, Unavailable
 from chassis.exchange.files import FilesExchange
 from chassis.exchange.grants import Verifier
@@ -115,7 +115,7 @@ def main() -> None:
         exchange=FilesExchange(layout.svf, clock, verifier.valid, kill_switch),
         verifier=verifier.valid,
         kill_switch=kill_switch,
-        domains=load_domains(DEPLOY / "domains").values(),
+        domains=LiveDomains(DEPLOY / "domains"),
         clock=clock,
         audit=audit,
         leases=LeaseFile(layout, clock),
