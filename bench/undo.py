@@ -1,12 +1,13 @@
 """Random sequences of changes, killed at every step, recovered and undone: does everything come back to the byte?
 
-    python bench/undo.py [--sequences 20000] [--seed 1] [--every 0 [--first 0]] [--longest 3] [--jobs 2]
+    python bench/undo.py [--sequences 20000] [--seed 1] [--every 0 [--first 0] [--domain NAME]] [--longest 3] [--jobs 2]
         [--json] [--plant NAME]
 
-A sequence is one to three tasks by chance: a built-in procedure, effects by chance, or a program below a declared
-folder; it is killed, its recovery is killed, its undo is killed, a person meddles. `--every N` besides kills each
-built-in procedure at each of N boundaries. `--plant` breaks something, to see that it is noticed. Works in
-/dev/shm where there is one: what a power cut does is not looked at here. Exits 1 when one sequence did not hold.
+A sequence is one to three tasks by chance: a built-in procedure, effects by chance, keys of files and rows of a
+database, or a program below a declared folder; it is killed, its recovery is killed, its undo is killed, a person
+meddles. `--every N` besides kills each procedure (of one domain) at each of N boundaries. `--plant` breaks something,
+to see that it is noticed. Works in /dev/shm where there is one: what a power cut does is not looked at here. Exits 1
+when one sequence did not hold.
 """
 
 import argparse
@@ -31,7 +32,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "protos" / "gen"), str(ROOT / "tests" / "j
 from undo_kills import Reaper, Trial, trial  # noqa: E402 — found by the line above
 from undo_world import World  # noqa: E402
 
-from chassis.journal import recovery, undo, watched  # noqa: E402 — the path comes first
+from chassis.journal import cells, recovery, undo, watched  # noqa: E402 — the path comes first
 
 Job = tuple[int, int | None, int | None]
 
@@ -47,6 +48,11 @@ def plant(name: str) -> None:
     elif name == "settle":
         for op in ("replace", "remove"):
             recovery._ENDS[op] = lambda *_: False
+    elif name == "rows":
+        for op in cells.ROWS:
+            recovery._ENDS[op] = lambda *_: False
+    elif name == "keys":  # the whole file comes back, over what others changed in it
+        cells._whole = lambda log, entry, now: (log.pre / str(entry.n)).exists()
     elif name == "drift":
         undo._as_left = lambda *_: None
     elif name:
@@ -81,12 +87,20 @@ def _cpu() -> float:
 
 
 def run(
-    sequences: int, seed: int, every: int, jobs: int, planted: str = "", longest: int = 3, first: int = 0
+    sequences: int,
+    seed: int,
+    every: int,
+    jobs: int,
+    planted: str = "",
+    longest: int = 3,
+    first: int = 0,
+    domain: str = "",
 ) -> dict[str, Any]:
     work: list[Job] = [(seed + n, None, None) for n in range(sequences)]
     with tempfile.TemporaryDirectory() as folder:
-        procedures = len(World(Path(folder), random.Random(0)).works())
-    work += [(seed + only, at, only) for only in range(procedures) for at in range(first, first + every)]
+        works = World(Path(folder), random.Random(0)).works()
+    chosen = [n for n, (work, _, _) in enumerate(works) if domain in ("", work.domain)]
+    work += [(seed + only, at, only) for only in chosen for at in range(first, first + every)]
     began, cpu = time.perf_counter(), _cpu()
     if jobs == 1:
         _start(planted, longest)
@@ -113,12 +127,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--every", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--domain", default="")
     parser.add_argument("--longest", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--plant", default="", choices=["", "time", "settle", "drift"])
+    parser.add_argument("--plant", default="", choices=["", "time", "settle", "drift", "rows", "keys"])
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    found = run(given.sequences, given.seed, given.every, given.jobs, given.plant, given.longest, given.first)
+    found = run(
+        given.sequences, given.seed, given.every, given.jobs, given.plant, given.longest, given.first, given.domain
+    )
     if given.json:
         print(json.dumps(found))
     else:

@@ -19,6 +19,8 @@ from chassis.domains import folder_state
 from chassis.errors import CalyxError, Refused
 from chassis.exchange.manifest import Manifest, TaskId
 from chassis.journal import Journal, consent_within
+from chassis.journal.cells import ROWS
+from chassis.journal.rows import held_by
 from chassis.work import Work
 
 Tree = Mapping[str, tuple[str, int, str]]
@@ -37,17 +39,19 @@ def drill(
         for each in (world, scratch):
             each.mkdir(parents=True)
         task = _task(work, procedure, dict(work.stage_drill(world, procedure)), clock, agent, station_id)
-        before = tree(world)
+        held, before = tree(world, by_rows=True), tree(world)
         journal = Journal(folder / "journal", clock, consent_within([world]))
         with journal.session(task.task_id, 1, lambda: None) as effects:
             work.perform(task, scratch, effects)
             effects.finish({})
-        if not journal.status(task.task_id).changes:
+        changes = journal.status(task.task_id).changes
+        if not changes:
             return None if effectless else "the drill changed nothing, so it proves nothing about the undo"
         if tree(world) == before:
             return "the drill's changes did not show in the staged target"
         journal.undo(task.task_id)
-        return difference(before, tree(world))
+        rows = any(each["op"] in ROWS for each in changes)
+        return difference(held if rows else before, tree(world, by_rows=rows))
     except CalyxError as error:
         return f"the drill was refused: {error.message}"
     except Exception as error:
@@ -72,14 +76,17 @@ def _task(work: Work, procedure: str, params: dict[str, str], clock: Clock, agen
     )
 
 
-def tree(folder: Path) -> Tree:
-    """Every path below: kind, mode, and content digest or link target."""
+def tree(folder: Path, *, by_rows: bool = False) -> Tree:
+    """Every path below: kind, mode, and content digest or link target.
+
+    `by_rows`: a SQLite file by what it holds, since a row that was put back need not lie on the page where it lay.
+    """
     found: dict[str, tuple[str, int, str]] = {}
     for path in sorted(folder.rglob("*")):
         mode = path.lstat().st_mode
         content = ""
         if stat.S_ISREG(mode):
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            content = (held_by(path) if by_rows else "") or hashlib.sha256(path.read_bytes()).hexdigest()
         elif stat.S_ISLNK(mode):
             content = str(path.readlink())
         found[str(path.relative_to(folder))] = (stat.filemode(mode)[0], stat.S_IMODE(mode), content)

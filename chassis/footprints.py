@@ -24,7 +24,12 @@ TICK_NS = 20_000_000
 SHOWN = 3
 COPIES = re.compile(r".*/\.calyx-rehearsal(/[a-z0-9][a-z0-9._-]*-[0-9]+)?")
 """Where a program leaves what it rehearsed for the prober to see, by task (docs/runbooks/join-as-an-agent.md)."""
-STAYS = frozenset({"create", "replace", "rewrite", "rotate", "mkdir", "dress"})
+STAYS = frozenset(
+    {"create", "replace", "rewrite", "rotate", "mkdir", "dress", "set_key", "drop_key", "put_row", "drop_row"}
+)
+ROWS = frozenset({"put_row", "drop_row"})
+BESIDE = ("-journal", "-wal", "-shm")
+"""What SQLite keeps beside a database: declared with its rows, and a change there is a change of it."""
 GOES = frozenset({"remove", "rmdir"})
 
 
@@ -57,7 +62,8 @@ class Terms:
 def compare(before: Listing, after: Listing, terms: Terms) -> Compared:
     """Judge one task's footprint in the folders that both listings show."""
     promised = _promised(terms.effects)
-    declared = set(promised)
+    rowed = {path for path, promise in promised.items() if promise.op in ROWS}
+    declared = {*promised, *(path + more for path in rowed for more in BESIDE)}
     undeclared, others = [], []
     for path in changed(before, after):
         was, now = before.entries.get(path), after.entries.get(path)
@@ -72,6 +78,7 @@ def compare(before: Listing, after: Listing, terms: Terms) -> Compared:
         f"{path} {why}"
         for path, promise in promised.items()
         if _under(path, after.roots) and path not in terms.others
+        if not (path in rowed and path in after.entries and _changed_beside(path, before, after))
         if (why := _broken(promise, before.entries.get(path), after.entries.get(path), path, terms))
     ]
     if terms.must_change and not promised and not undeclared:
@@ -128,6 +135,11 @@ def real(path: str) -> str:
 
 def _under(path: str, roots: Sequence[str]) -> bool:
     return any(path == root or path.startswith(root.rstrip("/") + "/") for root in roots)
+
+
+def _changed_beside(path: str, before: Listing, after: Listing) -> bool:
+    """A row that was written while another program had the database open may still lie beside it."""
+    return any(not _same(before.entries.get(path + more), after.entries.get(path + more)) for more in BESIDE)
 
 
 def _same(was: Entry | None, now: Entry | None) -> bool:

@@ -16,6 +16,8 @@ from chassis.clock import Clock
 from chassis.errors import CalyxError, NotFound
 from chassis.exchange.manifest import Manifest
 from chassis.journal import Journal, consent_within
+from chassis.journal.cells import ROWS
+from chassis.journal.cells import told as named_cells
 from chassis.journal.inverse import decompressed, inverted_sha256
 from chassis.journal.records import Entry, TaskLog
 from chassis.journal.targets import prefix_sha256, snapshot
@@ -85,6 +87,8 @@ def _reproduce(task: Manifest, journal: Path, folder: Path, clock: Clock, again:
         why = "an outside program did it, of whose procedure nothing is known here"
     if why or not known.standing:
         return Reproduced(task=task.task_id, status="not reproducible", reason=why or "it changed nothing")
+    if any(entry.intent["op"] in ROWS for entry in known.standing):
+        raise NotFound("it changed rows of a database, whose other rows are not kept")
     changes = [_told(entry.intent) for entry in known.standing]
     world = World(root=folder / "world", changes=changes)
     _stage(log, known.standing, world)
@@ -112,6 +116,7 @@ def _told(intent: Json, world: World | None = None) -> Json:
         "target": real(intent["target"]),
         "before": None if before is None else before["sha256"],
         "after": None if after is None else after["sha256"],
+        **named_cells(intent),
     }
     return {**told, "to": real(intent["to"])} if "to" in intent else told
 
@@ -156,8 +161,8 @@ def _put(log: TaskLog, entries: Sequence[Entry], entry: Entry, place: Path) -> N
 
 
 def _compared(task: str, left: Sequence[Json], came: Sequence[Json]) -> Reproduced:
-    def key(change: Json) -> tuple[str, str]:
-        return change["target"], change["op"]
+    def key(change: Json) -> tuple[str, str, str]:
+        return change["target"], change["op"], str(change.get("keys", ""))
 
     now = {key(each): each for each in came}
     changes = [{**each, "again": now.pop(key(each), {}).get("after", "nothing")} for each in left]

@@ -4,10 +4,10 @@ The worker (`chassis/worker.py`) claims, checks the grant, the kill switch and t
 acks. The work never writes outside `scratch` except through `Effects`, which journals first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from chassis.canonical import Json, digest
 from chassis.exchange.manifest import Manifest
@@ -17,7 +17,8 @@ from chassis.exchange.manifest import Manifest
 class Change:
     """One planned change: `op` on `target`, with what is there before and what will be there after.
 
-    op: create, replace, remove, rotate. Digests are sha256 (hex) of content; None where there is no file.
+    op: create, replace, remove, rotate, set_key, drop_key, put_row, drop_row. Digests are sha256 (hex) of content; None
+    where there is no file, and for rows.
     """
 
     op: str
@@ -95,6 +96,30 @@ class Effects(Protocol):
 
         A writer may go on appending to either; undo puts the old content before what was appended since.
         """
+        ...
+
+    def set_key(self, target: Path, key: Sequence[str], value: Any) -> None:
+        """Let `key`, the names on the way to it, hold `value` in a .json or .toml file; the rest of its text stays.
+
+        What it lies in must be there. Undo puts that key back and leaves what others changed in the file since. Refused
+        for what is no such file, holds a key twice or has another name; InvalidInput for what the format can't hold.
+        """
+        ...
+
+    def drop_key(self, target: Path, key: Sequence[str]) -> None:
+        """Take a key that is there out of a .json or .toml file."""
+        ...
+
+    def put_row(self, db: Path, table: str, key: Mapping[str, object], values: Mapping[str, object]) -> None:
+        """Set these columns of the row with that primary key in a SQLite file, or make the row.
+
+        Undo puts that row back and no other. Refused for a table without a primary key, with a trigger, or whose rows
+        take others along; Unavailable for a locked database. A task changes a database by rows or as a file, not both.
+        """
+        ...
+
+    def drop_row(self, db: Path, table: str, key: Mapping[str, object]) -> None:
+        """Delete the row with that primary key, which must be there."""
         ...
 
 

@@ -157,17 +157,6 @@ def undo_rows(entry: Entry, fault: Callable[[str], None]) -> None:
         database.commit()
 
 
-def row_ended(intent: Json, target: Path, _tmp: Path, _kept: Path) -> bool:
-    """Whether a change shows that a crash left unconfirmed. What can't be looked at is taken for done: its undo then
-    looks again, and refuses what it does not find."""
-    cell = intent["cells"][0]
-    try:
-        with rows.transaction(target, rehearsed=True) as database:
-            return bool(database.row(cell["table"], cell["key"]) != cell["before"])
-    except Refused:
-        return True
-
-
 # --- the undo of an undo -------------------------------------------------------------------------------------------
 
 
@@ -213,6 +202,6 @@ def turned_intents(folder: Path, intents: Sequence[Json]) -> list[Json]:
     return found + [{**each, "n": first + n} for n, each in enumerate(kept["rows"])]
 
 
-def file_places(entries: Iterable[Entry]) -> list[Entry]:
+def as_files(entries: Iterable[Entry]) -> list[Entry]:
     """Those whose targets are looked at as files."""
     return [entry for entry in entries if entry.intent["op"] not in ROWS]

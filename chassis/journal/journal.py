@@ -12,11 +12,12 @@ from chassis.canonical import Json
 from chassis.clock import Clock, iso, parse_iso
 from chassis.errors import CalyxError, Damaged, NotFound, Refused
 from chassis.exchange.moves import names, spread
+from chassis.journal import cells, watched
 from chassis.journal import undo as way_back
-from chassis.journal import watched
 from chassis.journal.boot import boot_id, keeps_order
-from chassis.journal.effects import Fault, Guard, JournaledEffects
+from chassis.journal.effects import Fault, Guard
 from chassis.journal.extents import stored_bytes
+from chassis.journal.keyed import KeyedEffects
 from chassis.journal.records import Entry, State, TaskJournal, TaskLog
 from chassis.journal.recovery import drop_strays, settle
 from chassis.journal.survey import Bounds
@@ -63,7 +64,7 @@ class Kept:
     undoable: bool
 
 
-class Session(JournaledEffects):
+class Session(KeyedEffects):
     """The effects of one claim, from begin to finish."""
 
     def finish(self, outcome: Json) -> None:
@@ -208,10 +209,11 @@ class Journal:
             for entry in [] if dry_run else journal.half_done:
                 settle(log, entry)
             standing = log.read().standing
-            seen: way_back.Seen = {}
-            for later in map(self._log, after if dry_run else ()):
-                way_back.check(later, later.read().standing, seen)
-            steps = way_back.check(log, standing, seen)
+            with cells.Databases.tried() as databases:
+                seen = way_back.Seen(databases)
+                for later in map(self._log, after if dry_run else ()):
+                    way_back.check(later, later.read().standing, seen)
+                steps = way_back.check(log, standing, seen)
             if dry_run:
                 return UndoReport(done=False, detail=f"{len(steps)} changes can be undone", steps=steps)
             lost = self._keep_for_redo(log, standing, by, journal.state) if by else ""
@@ -235,7 +237,8 @@ class Journal:
         own.start()
         own.append("begin", task_id=by, epoch=1, durable=False)
         try:
-            watched.begin(own, _places(standing), Bounds(), undoes=log.task_id)
+            cells.keep_turned(own.folder, standing)
+            watched.begin(own, _places(cells.as_files(standing)), Bounds(), undoes=log.task_id)
         except (CalyxError, OSError) as error:
             shutil.rmtree(own.folder, ignore_errors=True)
             own.close()
@@ -396,6 +399,7 @@ def change(intent: Json) -> Json:
     }
     if "kind" in (after or before):
         shown["kind"] = (after or before)["kind"]
+    shown |= cells.told(intent)
     return {**shown, "to": intent["to"]} if "to" in intent else shown
 
 
@@ -421,6 +425,7 @@ def _places(entries: Sequence[Entry]) -> list[Path]:
 
 def _targets(journal: TaskJournal) -> list[Path]:
     if journal.watched:
-        return [Path(root) for root in journal.watched]
+        rows = [Path(entry.intent["target"]) for entry in journal.entries if entry.intent["op"] in cells.ROWS]
+        return sorted({*map(Path, journal.watched), *rows})
     found = [Path(entry.intent[key]) for entry in journal.entries for key in ("target", "to") if key in entry.intent]
     return sorted(set(found))

@@ -74,14 +74,14 @@ class JsonText:
     def with_more(self, key: Sequence[str], value: str, place: Json | None) -> str:
         opened, members, _ = self._object(key[:-1])
         by_name = {each.name: each for each in members}
-        if place is not None:
+        lead, colon = _between(self._text, opened, members, key)
+        if place is not None and (not members or ("\n" in _edges(place["piece"])) == ("\n" in lead)):
             if place["after"] in by_name:
                 return self._spliced(by_name[place["after"]].end, place["piece"])
             if place["after"] is None and place["before"] in by_name:
                 return self._spliced(by_name[place["before"]].start, place["piece"])
             if place["after"] is None and place["before"] is None and not members:
                 return self._text[: opened + 1] + str(place["piece"]) + self._text[self._skip(opened + 1) :]
-        lead, colon = _between(self._text, opened, members, key)
         piece = f"{lead}{_quoted(self._text, key[-1])}{colon}{value}"
         if members:
             return self._spliced(members[-1].end, "," + piece)
@@ -152,6 +152,11 @@ def _between(text: str, opened: int, members: list[Member], key: Sequence[str]) 
         return "", colon
     end = "\r\n" if "\r\n" in text else "\n"
     return end + _indent_of_line(text, opened) + unit, colon
+
+
+def _edges(piece: str) -> str:
+    """The blanks before its name and after its end: whether it stood in lines of its own."""
+    return piece[: piece.find('"')] + piece[len(piece.rstrip()) :]
 
 
 def _root_colon(text: str) -> str:

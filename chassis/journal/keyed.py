@@ -1,8 +1,8 @@
 """Changes of one key of a JSON or TOML file, and of one row of a SQLite table: journaled by the key, undone by it.
 
 A key's change is a replacement of the file, whose undo restores the file whole where nobody else changed it, and else
-that key alone. A row's change is a transaction of SQLite, which is there wholly or not; its intent is written while the
-transaction holds the write lock, before the commit.
+that key alone. A row's change is a transaction of SQLite, which is there wholly or not. It is tried first in one that
+is rolled back, which tells the row that will be; then the intent is written under the write lock, then the row.
 """
 
 import os
@@ -85,22 +85,29 @@ class KeyedEffects(JournaledEffects):
         target = super()._allowed(db)
         if str(target) in self._changed - self._rowed:
             raise Refused(f"{target} was changed as a file by this task, which could then not be undone")
-        with self._changing(target), rows.transaction(target) as database:
-            was, made = database.row(table, key), None
-            if values is not None:
-                made = database.put(table, key, values)
-            elif was is None:
-                raise Refused(f"{target}: there is no {rows.row_named({'table': table, 'key': key})} to drop")
-            else:
-                database.drop(table, key)
-            if made == was:
-                return
+        with self._changing(target):
+            with rows.transaction(target, rehearsed=True) as tried:
+                was, made = tried.row(table, key), None
+                if values is not None:
+                    made = tried.put(table, key, values)
+                elif was is None:
+                    raise Refused(f"{target}: there is no {rows.row_named({'table': table, 'key': key})} to drop")
+                else:
+                    tried.drop(table, key)
             there = made or was or {}
+            if made == was:
+                return  # it is so already
             named_by = {name: there[name] for name in key}  # as it is stored: '5' may have become 5
-            cell = {"table": table, "key": named_by, "before": was, "after": made}
-            self._intend(op, target, facts_of(was), facts_of(made), cells=[cell])
-            self._rowed |= {str(target)}
-            self._place(target, database.commit)
+            cell = {"table": table, "key": named_by, "before": made, "after": was}  # as seen from what is to come
+            with rows.transaction(target) as database:
+                if database.row(table, named_by) != was:
+                    raise Drifted(f"{rows.row_named(cell)} in {target} was changed meanwhile; nothing was changed")
+                cells = [{**cell, "before": was, "after": made}]
+                self._intend(op, target, facts_of(was), facts_of(made), cells=cells)
+                self._rowed |= {str(target)}
+                database.turn(cell)
+                self._fault("staged")
+                self._place(target, database.commit)
 
     def _allowed(self, path: Path) -> Path:
         target = super()._allowed(path)

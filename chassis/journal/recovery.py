@@ -8,6 +8,7 @@ from chassis.atomic import fsync_dir
 from chassis.canonical import Json
 from chassis.exchange.moves import move
 from chassis.journal.records import Entry, TaskLog
+from chassis.journal.rows import row_ended
 from chassis.journal.targets import nearest_folder, snapshot
 
 
@@ -78,7 +79,10 @@ def _rotate(intent: Json, target: Path, tmp: Path, _kept: Path) -> bool:
     return True
 
 
-_ENDS = {"create": _create, "replace": _replace, "remove": _remove, "rotate": _rotate}
+_ENDS = {
+    "create": _create, "replace": _replace, "remove": _remove, "rotate": _rotate,
+    "set_key": _replace, "drop_key": _replace, "put_row": row_ended, "drop_row": row_ended,
+}  # fmt: skip
 
 
 def _same(kept: Path, before: Json) -> bool:

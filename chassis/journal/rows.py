@@ -7,6 +7,7 @@ switched off. SQLite's own locks keep others out meanwhile; a locked database is
 
 import contextlib
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -36,6 +37,13 @@ class Database:
     def commit(self) -> None:
         with _in_words(self._path):
             self._connection.execute("COMMIT")
+
+    def clear(self) -> None:
+        """Have SQLite remove the journal that a killed process left behind, as it does after any write: one of nothing
+        new, which is rolled back."""
+        with _in_words(self._path):
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            self._connection.execute(f"PRAGMA user_version = {version}")
 
     def row(self, table: str, key: Row) -> Row | None:
         """The row, generated columns left out. Refused for a table whose rows can't be changed one by one."""
@@ -152,6 +160,23 @@ def transaction(path: Path, *, rehearsed: bool = False) -> Iterator[Database]:
         yield Database(path, connection)
 
 
+def row_ended(intent: Json, target: Path, _tmp: Path, _kept: Path) -> bool:
+    """Whether a change shows that a crash left unconfirmed. What can't be looked at is taken for done: its undo then
+    looks again, and refuses what it does not find."""
+    cell = intent["cells"][0]
+    try:
+        with transaction(target) as database:
+            database.clear()
+            return bool(database.row(cell["table"], cell["key"]) != cell["before"])
+    except Refused:
+        return True
+
+
+def is_database(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+
+
 def _fit(path: Path) -> None:
     """Raises Drifted where nothing is, Refused for what is no database that can be opened without surprises."""
     for companion in COMPANIONS[1:]:
@@ -160,9 +185,8 @@ def _fit(path: Path) -> None:
     try:
         if path.lstat().st_nlink > 1:
             raise Refused(f"{path} has another name, under which its journal would not be found; nothing was changed")
-        with path.open("rb") as file:
-            if file.read(len(_MAGIC)) != _MAGIC:
-                raise Refused(f"{path} is no SQLite database; nothing was changed")
+        if not stat.S_ISREG(path.lstat().st_mode) or not is_database(path):
+            raise Refused(f"{path} is no SQLite database; nothing was changed")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Drifted(f"{path} is not there; nothing was changed") from error
     except OSError as error:
@@ -219,8 +243,16 @@ def row_named(cell: Json) -> str:
     return f"row {shown} of {cell['table']}"
 
 
-def content(path: Path) -> str:
-    """A digest of all that a database holds, whatever pages it lies in. What SQLite keeps for itself is left out."""
+def held_by(path: Path) -> str:
+    """A digest of all that a database holds, whatever pages it lies in; empty for what is no database that can be read.
+    What SQLite keeps for itself is left out."""
+    try:
+        return _held(path) if is_database(path) else ""
+    except CalyxError:
+        return ""
+
+
+def _held(path: Path) -> str:
     with transaction(path, rehearsed=True) as database, _in_words(path):
         ask = database._connection.execute
         made = ask(

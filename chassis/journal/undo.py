@@ -8,7 +8,7 @@ from chassis.atomic import fsync_dir
 from chassis.canonical import Json
 from chassis.errors import Drifted
 from chassis.exchange.moves import move
-from chassis.journal import watched
+from chassis.journal import cells, watched
 from chassis.journal.extents import copy_durably
 from chassis.journal.heirs import heir, remember, restored
 from chassis.journal.inverse import decompressed, inverted_sha256
@@ -25,8 +25,13 @@ from chassis.journal.targets import (
     stands_still,
 )
 
-Seen = dict[Path, Json | None]
-"""Paths as they will be once the changes checked so far are undone; others are as they are on disk."""
+
+class Seen(dict[Path, Json | None]):
+    """Paths as they will be once the changes checked so far are undone; others are as they are on disk. Rows are tried
+    in `databases`."""
+
+    def __init__(self, databases: cells.Databases) -> None:
+        self.databases = databases
 
 
 def check(log: TaskLog, entries: list[Entry], seen: Seen) -> tuple[str, ...]:
@@ -54,12 +59,23 @@ def check(log: TaskLog, entries: list[Entry], seen: Seen) -> tuple[str, ...]:
                 _check_kept(log, entry)
             gone_by_then = inside_remade(target) or (target in seen and seen[target] is None)
             steps.append(watched.check(entry.intent, gone_by_then))
+        elif op in cells.KEYS:
+            step, seen[target] = cells.check_keys(log, entry, look(target))
+            steps.append(step)
+            continue
+        elif op in cells.ROWS:
+            if target in seen:
+                raise Drifted(f"{target} was changed as a file since; undo that first; nothing was touched")
+            steps.append(cells.check_rows(entry, seen.databases))
+            continue
         else:
             steps.append(_CHECKS[op](log, entry, look))
         if op == "unlock":
             continue  # leaves the folder where it is
         before = entry.intent["before"]
         restored = before if before is None else {**before, "restored": True, "remade": op == "rmdir"}
+        if restored and lexists(log.pre / str(entry.n)):
+            restored["kept"] = str(log.pre / str(entry.n))
         if op == "rotate":
             to = Path(entry.intent["to"])
             if _grown(look(to), look(target), before):
@@ -74,6 +90,8 @@ def act(log: TaskLog, entry: Entry, fault: Callable[[str], None]) -> None:
     fault("undo.before")
     if entry.intent["op"] in watched.OPERATIONS:
         watched.act(log, entry.n, entry.intent)
+    elif entry.intent["op"] in cells.ROWS:
+        cells.undo_rows(entry, fault)
     else:
         _ACTS[entry.intent["op"]](log, entry, fault)
     target, before = Path(entry.intent["target"]), entry.intent["before"]
@@ -230,4 +248,5 @@ _CHECKS: dict[str, Callable[[TaskLog, Entry, Look], str]] = {
 }  # fmt: skip
 _ACTS: dict[str, Callable[[TaskLog, Entry, Callable[[str], None]], None]] = {
     "create": _undo_create, "replace": _undo_replace, "remove": _undo_remove, "rotate": _undo_rotate,
+    **dict.fromkeys(cells.KEYS, cells.undo_keys),
 }  # fmt: skip

@@ -16,6 +16,7 @@ from chassis.atomic import read_json, write_json
 from chassis.canonical import Json
 from chassis.errors import Drifted, Refused
 from chassis.journal.boot import boot_id
+from chassis.journal.cells import turned_intents
 from chassis.journal.extents import copy
 from chassis.journal.records import TaskLog
 from chassis.journal.survey import Bounds, Found, look, survey, sync_file_system, take
@@ -77,6 +78,8 @@ def settle(log: TaskLog) -> None:
     before = {raw["path"]: (n, Found(**raw)) for n, raw in enumerate(read_json(log.before), 1)}
     after = {found.path: found for found in survey([Path(root) for root in seen.watched], deep=not seen.undoes)}
     intents = _in_order(log, before, after, by_content=seen.boot != boot_id() or not seen.boot)
+    if seen.undoes:
+        intents = turned_intents(log.folder, intents)
     write_json(log.after, intents, mode=0o600)
     log.append("settled")
     kept = {str(each["n"]) for each in intents}

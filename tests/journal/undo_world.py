@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import zstandard
+from undo_cells import Cells, rows_of
 
 from chassis.audit import Audit
 from chassis.clock import VirtualClock
@@ -58,7 +59,9 @@ def picture(folder: Path, folder_times: bool) -> Picture:
         info, name = os.lstat(path), os.path.relpath(path, folder)
         kind, content = stat.S_IFMT(info.st_mode), b""
         when: int | None = info.st_mtime_ns
-        if kind == stat.S_IFREG:
+        if kind == stat.S_IFREG and path.endswith("cells/store.sqlite"):
+            content, when = rows_of(Path(path)), None
+        elif kind == stat.S_IFREG:
             content = Path(path).read_bytes()
         elif kind == stat.S_IFLNK:
             content = os.fsencode(os.readlink(path))  # noqa: PTH115 — as text
@@ -174,6 +177,7 @@ class World:
         for folder in (self.data, self.scratch, self.outside, self.logs, self.work / "agent" / "old", self.out):
             folder.mkdir(parents=True, exist_ok=True)
         self.capacity = root / "outside" / "capacity.csv"
+        self.cells = Cells(self.data / "cells", chance)
         self._fill()
 
     def _fill(self) -> None:
@@ -236,7 +240,7 @@ class World:
     # --- what a sequence is made of ---------------------------------------------------------------------------
 
     def steps(self, count: int) -> list[Step]:
-        kinds = (self._procedure, self._procedure, self._effects, self._program)
+        kinds = (self._procedure, self._procedure, self._effects, self._program, self._cells)
         return [self.chance.choice(kinds)() for _ in range(count)]
 
     def works(self) -> list[tuple[Work, str, dict[str, str]]]:
@@ -270,6 +274,7 @@ class World:
         found += [(diagnostics, name, {"folder": str(self.out)}) for name in diagnostics.procedures]
         found += [(index, name, {}) for name in index.procedures]
         found += [(drift, name, {"files": "config/paths.json"}) for name in drift.procedures]
+        found += [(self.cells, name, {}) for name in self.cells.procedures]
         return [*found, (drift, "strict", {"accept": "yes"})]
 
     def _overview(self) -> Overview:
@@ -281,9 +286,13 @@ class World:
         domain = self.chance.choice(sorted({work.domain for work, _, _ in works}))
         return self.procedure(self.chance.choice([n for n, (work, _, _) in enumerate(works) if work.domain == domain]))
 
+    def _cells(self) -> Step:
+        works = self.works()
+        return self.procedure(self.chance.choice([n for n, (work, _, _) in enumerate(works) if work is self.cells]))
+
     def procedure(self, number: int) -> Step:
         work, procedure, params = self.works()[number]
-        if isinstance(work, ReopenedIndex):
+        if isinstance(work, ReopenedIndex | Cells):
             work.fill()
 
         def run(journal: Journal, task_id: str) -> None:
@@ -322,7 +331,7 @@ class World:
         chance = self.chance
         plain = [
             path for path in sorted(self.data.rglob("*"))
-            if path.is_file() and not path.is_symlink() and path.lstat().st_nlink == 1
+            if path.is_file() and not path.is_symlink() and path.lstat().st_nlink == 1 and "cells" not in path.parts
         ]  # fmt: skip
         op, tag = chance.choice(("create", "replace", "remove", "squeeze", "rotate")), chance.randrange(10**9)
         if op == "create" or not plain:
@@ -361,7 +370,10 @@ DEEDS = (
 
 def misdeed(data: Path, chance: random.Random) -> None:
     """One thing that a program may do below a folder."""
-    every = [path for path in sorted(data.rglob("*")) if not path.parent.is_symlink()]
+    every = [
+        path for path in sorted(data.rglob("*"))
+        if not path.parent.is_symlink() and "cells" not in path.relative_to(data).parts
+    ]  # fmt: skip
     files = [path for path in every if path.is_file() and not path.is_symlink()]
     folders = [data, *(path for path in every if path.is_dir() and not path.is_symlink())]
     links = [path for path in every if path.is_symlink()]
