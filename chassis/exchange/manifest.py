@@ -61,8 +61,8 @@ class Manifest:
     trace: str = ""
     svf_version: str = "2.0"
     grant: str = ""
-    _signed: tuple[bytes, Mapping[str, str]] | None = field(default=None, init=False, repr=False, compare=False)
-    """What `signed_bytes` said when this was read, and the params it said it of: all that could have changed since."""
+    _written: tuple[bytes, bytes, Mapping[str, str]] | None = field(default=None, init=False, repr=False, compare=False)
+    """What `_around` said, and the params it said it of: all that could have changed since."""
 
     def to_json(self) -> Json:
         value = {name: getattr(self, name) for name in _FIELDS}
@@ -73,14 +73,30 @@ class Manifest:
 
     def signed_bytes(self) -> bytes:
         """What the grant signs: the canonical JSON of everything but the grant."""
-        if self._signed is not None and self._signed[1] == self.params:
-            return self._signed[0]
+        before, after = self._around()
+        return before + after
+
+    def stored_bytes(self) -> bytes:
+        """The canonical JSON of it all, as it is kept."""
+        before, after = self._around()
+        return b'%b"grant":%b,%b' % (before, canonical_json(self.grant), after)
+
+    def _around(self) -> tuple[bytes, bytes]:
+        """The canonical JSON before the grant and after it. Raises TypeError, ValueError, RecursionError: no JSON."""
+        if self._written is not None and self._written[2] == self.params:
+            return self._written[:2]
         value = self.to_json()
-        del value["grant"]
-        return canonical_json(value)
+        before = canonical_json({name: value[name] for name in _FIELDS if name < "grant"})[:-1] + b","
+        after = canonical_json({name: value[name] for name in _FIELDS if name > "grant"})[1:]
+        # Kept where equal means written alike: not so with the values of artifacts, which may be anything (1 and True).
+        if not self.artifacts and all(type(each) is str for pair in self.params.items() for each in pair):
+            object.__setattr__(self, "_written", (before, after, dict(self.params)))
+        return before, after
 
     def with_grant(self, grant: str) -> Self:
-        return replace(self, grant=grant)
+        granted = replace(self, grant=grant)
+        object.__setattr__(granted, "_written", self._written)
+        return granted
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
@@ -106,11 +122,9 @@ class Manifest:
             raise InvalidInput(f"not a manifest: {error}") from error
         manifest._check()
         try:
-            signed = manifest.signed_bytes()
+            manifest._around()
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidInput(f"not a manifest: {error}") from error  # NaN, half a surrogate pair
-        if not manifest.artifacts:  # their values may be anything, so that equal ones need not be written alike
-            object.__setattr__(manifest, "_signed", (signed, dict(manifest.params)))
         return manifest
 
     def _check(self) -> None:
@@ -143,7 +157,7 @@ class Manifest:
             raise InvalidInput("manifest rehearsal is true or false")
 
 
-_FIELDS = {name: None for name in Manifest.__dataclass_fields__ if name != "_signed"}
+_FIELDS = {name: None for name in Manifest.__dataclass_fields__ if name != "_written"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from chassis.canonical import canonical_json
 from chassis.errors import CalyxError, Duplicate, InvalidInput
 from chassis.exchange.manifest import MAX_MANIFEST_BYTES, Ack, AckStatus, Manifest, TaskId
 from chassis.exchange.port import Swept
@@ -217,7 +216,7 @@ def admit(manifests: Sequence[Manifest], known: Callable[[TaskId], bool]) -> Adm
     for index, manifest in enumerate(manifests):
         if manifest.task_id in batch or known(manifest.task_id):
             refused[index] = Duplicate(f"task {manifest.task_id} is already there; nothing was changed")
-        elif len(body := canonical_json(manifest.to_json())) > MAX_MANIFEST_BYTES:
+        elif len(body := manifest.stored_bytes()) > MAX_MANIFEST_BYTES:
             refused[index] = InvalidInput(
                 f"task {manifest.task_id} is larger than {MAX_MANIFEST_BYTES} bytes; put the payload into artifacts"
             )

@@ -104,6 +104,28 @@ def test_the_schema_is_one_and_names_every_field() -> None:
     assert set(SCHEMA["required"]) == required | {"svf_version"}
 
 
+@given(good, plain)
+def test_what_is_kept_and_what_is_signed_are_canonical_whatever_was_asked_before(
+    manifest: Manifest, grant: str
+) -> None:
+    for each in (manifest, manifest.with_grant(grant), Manifest.from_json(manifest.to_json())):
+        value = each.to_json()
+        assert each.stored_bytes() == canonical_json(value)
+        del value["grant"]
+        assert each.signed_bytes() == canonical_json(value)
+    assert replace(manifest, domain="other").signed_bytes() != manifest.signed_bytes() or manifest.domain == "other"
+
+
+def test_a_value_that_is_equal_but_written_otherwise_is_not_taken_for_what_was_written() -> None:
+    for mutable in ({"params": {"x": 1}}, {"artifacts": ({"size": 1},)}):
+        manifest = replace(GOOD, **{"artifacts": (), "params": {}, **mutable})
+        assert manifest.stored_bytes() == canonical_json(manifest.to_json())
+        for held in (manifest.params, *manifest.artifacts):
+            for name in held:
+                held[name] = True  # type: ignore[index] # as above
+        assert b"true" in manifest.signed_bytes()
+
+
 def test_a_grant_covers_every_field_but_itself(tmp_path) -> None:
     assert VERIFIER.valid(GOOD)
     for changed in (
