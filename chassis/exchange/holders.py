@@ -57,7 +57,9 @@ def end(holder: Holder) -> bool:
             return True
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(fd, signal.SIGKILL)
-        return bool(select.select([fd], [], [], GONE_WITHIN_SECONDS)[0])
+        gone = select.poll()  # `select` itself refuses a descriptor above 1023
+        gone.register(fd, select.POLLIN)
+        return bool(gone.poll(GONE_WITHIN_SECONDS * 1000))
     except PermissionError:
         return True
     finally:

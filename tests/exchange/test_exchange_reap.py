@@ -1,7 +1,9 @@
 """A stalled holder is ended before its task goes to another, and nobody else ever is."""
 
+import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -96,6 +98,28 @@ def test_a_holder_that_will_not_die_keeps_its_task_until_it_has(world: World, ch
     assert world.stale().requeued == ()
     monkeypatch.undo()
     assert world.exchange.sweep().requeued == ("a",)
+    assert child.wait() == -signal.SIGKILL
+
+
+def test_one_who_has_very_many_files_open_kills_all_the_same(child, monkeypatch) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip("this machine allows no more open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+
+    def high(pid: int) -> int:
+        fd = opened(pid)
+        try:
+            return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 1024)
+        finally:
+            os.close(fd)
+
+    opened = os.pidfd_open
+    monkeypatch.setattr(os, "pidfd_open", high)
+    try:
+        assert end(holder(child))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert child.wait() == -signal.SIGKILL
 
 
