@@ -59,11 +59,11 @@ def test_in_three_days_one_plan_of_each_domain_waits_the_newest(new_station: New
 
 @pytest.mark.parametrize("level", [Level.GUIDE, Level.EXECUTE])
 def test_where_the_agent_is_absent_nothing_piles_up_and_nothing_failed(new_station: NewStation, level: Level) -> None:
-    station = new_station(every_pulse_only=False, interval=600.0, owners=("guardian", "analytics", "memory"))
+    station = new_station(every_pulse_only=False, interval=1800.0, owners=("guardian", "analytics", "memory"))
     station.cbo.desk.set_level("disk_cleanup", level, "for the test", station.cbo.pulse_number(), "operator")
     station.cbo.desk.set_level("log_rotation", level, "for the test", station.cbo.pulse_number(), "operator")
     before = station.cbo.bridge.ladder.standing("log_rotation")
-    for _ in range(150):
+    for _ in range(45):
         station.pulse()
         open_tasks = [each for each in station.cbo.bridge.store.tasks("tasks_open") if each.owner == "governor"]
         assert len({each.domain for each in open_tasks}) == len(open_tasks) <= 2
