@@ -23,7 +23,8 @@ class TomlText:
         self._text, self._tree = text, tree
         self._spans: dict[tuple[str, ...], tuple[int, int]] = {}
         self._end = "\r\n" if "\r\n" in text else "\n"
-        if tomlkit.dumps(_parsed(text)) != text:
+        self._document = _parsed(text)
+        if tomlkit.dumps(self._document) != text:
             raise ValueError("it would be written otherwise than it was")
 
     def text_of(self, key: Sequence[str]) -> str:
@@ -59,7 +60,7 @@ class TomlText:
         return tomlkit.dumps(document)
 
     def with_more(self, key: Sequence[str], value: str, place: Json | None) -> str:
-        holder = self._holder(_parsed(self._text), key)
+        holder = self._holder(self._document, key)
         names = [] if isinstance(holder, InlineTable) else self._siblings(key)
         if place is not None and place["piece"] is not None:
             if place["after"] in names:
@@ -96,7 +97,7 @@ class TomlText:
         tree: Any = self._tree
         for part in key[:-1]:
             tree = tree[part]
-        holder = self._holder(_parsed(self._text), key)
+        holder = self._holder(self._document, key)
         return [name for name in tree if not isinstance(holder[name], Table | AoT)]
 
     def _span(self, key: Sequence[str]) -> tuple[int, int]:
@@ -106,14 +107,18 @@ class TomlText:
 
     def _looked_up(self, key: Sequence[str]) -> tuple[int, int]:
         """Where the value stands: what a mark put in its place stands for."""
-        document, mark = _parsed(self._text), "calyx-was-here"
+        mark = "calyx-was-here"
         while mark in self._text:
             mark += "-"
-        holder = self._holder(document, key)
-        if isinstance(holder[key[-1]], Table | AoT):
+        holder = self._holder(self._document, key)
+        value = holder[key[-1]]
+        if isinstance(value, Table | AoT):
             raise ValueError("it is a table; name one key in it")
         holder[key[-1]] = mark
-        before, found, after = tomlkit.dumps(document).partition(f'"{mark}"')
+        before, found, after = tomlkit.dumps(self._document).partition(f'"{mark}"')
+        holder[key[-1]] = value
+        if tomlkit.dumps(self._document) != self._text:
+            self._document = _parsed(self._text)
         if not found or not self._text.startswith(before) or not self._text.endswith(after):
             raise ValueError("its layout can't be kept")
         return len(before), len(self._text) - len(after)
