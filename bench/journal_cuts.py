@@ -35,7 +35,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(HERE))
 
-from bench.powercut import disk, why_not  # noqa: E402  (the path comes first)
+from bench.powercut import disk, snapshot, why_not  # noqa: E402  (the path comes first)
 from chassis.clock import SystemClock  # noqa: E402
 from chassis.errors import CalyxError  # noqa: E402
 from chassis.exchange import commits  # noqa: E402
@@ -79,7 +79,7 @@ class Told:
         self._fd = os.open(safe / f"{role}.told", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._promise, self._steps, self._chance = False, -1, random.Random(role)
         signal.signal(signal.SIGUSR1, lambda *_: setattr(self, "_promise", True))
-        signal.signal(signal.SIGUSR2, lambda *_: setattr(self, "_steps", self._chance.randrange(25)))
+        signal.signal(signal.SIGUSR2, lambda *_: setattr(self, "_steps", self._chance.randrange(1, 25)))
 
     def say(self, what: str, **facts: object) -> None:
         os.write(self._fd, json.dumps({"what": what, **facts}).encode() + b"\n")
@@ -135,12 +135,12 @@ class Player:
             self.logs.append(path)
         else:
             path = self.folder / self.name("wild")
-            path.write_bytes(self.text())
             self.told.say("outside", path=path.name, text="")
+            path.write_bytes(self.text())
             return
+        self.told.say("outside", path=path.name, text=text + "\n")
         with path.open("a") as log:
             log.write(text + "\n")
-        self.told.say("outside", path=path.name, text=text + "\n")
 
     def files(self) -> list[Path]:
         return [path for path in sorted(self.folder.rglob("*")) if path.is_file() and not path.name.startswith("log")]
@@ -236,7 +236,7 @@ def meddle(data: Path) -> None:
     """The kernel's own writing back, only sooner: what is dirty goes to the disk with its metadata, or without."""
     chance = random.Random("meddler")
     while True:
-        time.sleep(chance.uniform(0, 0.01))
+        time.sleep(chance.uniform(0, 0.02))
         with contextlib.suppress(OSError, IndexError):
             if chance.random() < 0.2:
                 (data / "synced").write_text(str(chance.random()))
@@ -296,8 +296,7 @@ def journal_cuts(
         for each in {data, kept}:
             commits.sync_file_system(each)
         children = [stack.enter_context(_child(role, data, kept, safe, bug)) for role in roles]
-        if not bug:
-            stack.enter_context(_child("meddler", data, kept, safe, ""))
+        meddlers = [] if bug else [stack.enter_context(_child("meddler", data, kept, safe, ""))]
         while not all(_lines(safe, role) for role in roles):
             time.sleep(0.01)
         for n in range(cuts):
@@ -306,16 +305,20 @@ def journal_cuts(
             if how := (signal.SIGUSR1, signal.SIGUSR2, None)[0 if bug else n % 3]:
                 first.send_signal(how)
                 _until_stopped(first)
-            for child in children:
+            for child in [*children, *meddlers]:
                 child.send_signal(signal.SIGSTOP)
                 os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
             images = [each.with_suffix(".img") for each in ([data, kept] if apart else [data])]
             found.append(_cut(images, folder, safe, roles))
             if bug and found[-1].faults:
                 break
-            for child in children:
+            for child in [*children, *meddlers]:
                 child.send_signal(signal.SIGCONT)
     return found
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def _until_stopped(child: subprocess.Popen[bytes]) -> None:
@@ -330,7 +333,10 @@ def _lines(safe: Path, role: str) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _child(role: str, data: Path, kept: Path, safe: Path, bug: str) -> Iterator[subprocess.Popen[bytes]]:
-    child = subprocess.Popen([sys.executable, __file__, "--role", role, str(data), str(kept), str(safe), bug or "-"])
+    # A session of its own: the kernel wakes the stopped ones of a process group whose shell goes away.
+    child = subprocess.Popen(
+        [sys.executable, __file__, "--role", role, str(data), str(kept), str(safe), bug or "-"], start_new_session=True
+    )
     try:
         yield child
     finally:
@@ -340,11 +346,9 @@ def _child(role: str, data: Path, kept: Path, safe: Path, bug: str) -> Iterator[
 
 def _cut(images: list[Path], folder: Path, safe: Path, roles: list[str]) -> Cut:
     """Copy the images and look at the copies, mounted where the originals are, in a world of that process alone."""
-    copies = []
-    for image in images:
-        copied = folder / f"cut-{image.parent.name}.img"
-        subprocess.run(["cp", "--sparse=always", str(image), str(copied)], check=True)
-        copies += [str(copied), str(image.with_suffix(".mnt"))]
+    taken = {image: folder / f"cut-{image.parent.name}.img" for image in images}
+    snapshot(taken)
+    copies = [str(each) for image, copy in taken.items() for each in (copy, image.with_suffix(".mnt"))]
     looked = subprocess.run(
         ["unshare", "--mount", sys.executable, __file__, "--look", str(safe), ",".join(roles), *copies],
         capture_output=True, text=True, check=False,
@@ -388,7 +392,7 @@ def look_at(safe: Path, roles: list[str], copies: list[str]) -> Cut:
 
 
 def _mount(*arguments: str) -> None:
-    subprocess.run(["mount", *arguments], check=True, capture_output=True)
+    _run("mount", *arguments)
 
 
 class _Look:

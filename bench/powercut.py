@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -190,6 +190,18 @@ def disk(folder: Path, kind: str = "ext4") -> Iterator[Path]:
     image.unlink()
 
 
+def snapshot(copies: Mapping[Path, Path]) -> None:
+    """Each image's copy, all as they were at one moment. Whoever syncs the whole machine meanwhile (another bench) has
+    parts of them written: so they are compared afterwards, and copied anew if they differ."""
+    for _ in range(20):
+        for image, copy in copies.items():
+            _run("dd", f"if={image}", f"of={copy}", "bs=1M", "conv=sparse", "status=none")
+        same = [subprocess.run(["cmp", "--silent", *pair], check=False).returncode for pair in copies.items()]
+        if not any(same):
+            return
+    raise RuntimeError("somebody goes on writing to what was to be copied as it was at one moment")
+
+
 def _run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
@@ -222,7 +234,7 @@ def power_cuts(folder: Path, cuts: int, seed: int, bug: str = "") -> list[Loss]:
             for child in children:
                 os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
             promised = [line.split(" ") for role in roles for line in _lines(keys / f"{role}.promises")]
-            _run("cp", "--sparse=always", str(folder / "disk" / "disk.img"), str(folder / "cut.img"))
+            snapshot({folder / "disk" / "disk.img": folder / "cut.img"})
             with mounted(folder / "cut.img") as copy:
                 losses.append(compare(copy, keys, promised))
             (folder / "cut.img").unlink()
@@ -243,7 +255,10 @@ def _wait_for_one(children: list[subprocess.Popen[bytes]], seconds: float) -> No
 
 @contextlib.contextmanager
 def _child(role: str, point: Path, keys: Path, bug: str) -> Iterator[subprocess.Popen[bytes]]:
-    child = subprocess.Popen([sys.executable, __file__, "--role", role, str(point), str(keys), bug or "-"])
+    # A session of its own: the kernel wakes the stopped ones of a process group whose shell goes away.
+    child = subprocess.Popen(
+        [sys.executable, __file__, "--role", role, str(point), str(keys), bug or "-"], start_new_session=True
+    )
     try:
         yield child
     finally:

@@ -96,6 +96,9 @@ DRILL_AGAIN_SECONDS = 60.0
 """So often a drill that failed is tried again (a full disk may be over), and what has changed is drilled anew."""
 
 
+RECOVER_SECONDS = 10.0
+"""So soon what a killed `calyx run` left half applied is taken back, or listed."""
+
 VAIN_WAKES = 3
 
 
@@ -105,6 +108,7 @@ class Agent:
     def __init__(self, worker: Worker, journal: Journal, clock: Clock) -> None:
         self._worker, self._journal, self._clock = worker, journal, clock
         self._drill_at = clock.monotonic()
+        self._recover_at = clock.monotonic() + RECOVER_SECONDS
         self._prune_at = clock.monotonic()  # at once: what grew before a restart is bounded too
         self._vain = 0
 
@@ -122,7 +126,9 @@ class Agent:
         return woken
 
     def step(self) -> None:
-        """Drill first, then claim and do what is ready; every six hours bound the journal."""
+        """Drill first, then claim and do what is ready; see to programs that were cut short; every six hours bound the
+        journal.
+        """
         if self._clock.monotonic() >= self._drill_at:
             self._drill_at = self._clock.monotonic() + DRILL_AGAIN_SECONDS
             for procedure, why in self._worker.drill().items():
@@ -130,6 +136,9 @@ class Agent:
                     log.error("drill failed: this procedure will not act", procedure=procedure, why=why)
         if self._worker.step():
             self._vain = 0
+        if self._clock.monotonic() >= self._recover_at:
+            self._recover_at = self._clock.monotonic() + RECOVER_SECONDS
+            self._worker.recover(programs_only=True)
         if self._clock.monotonic() >= self._prune_at:
             self._prune_at = self._clock.monotonic() + PRUNE_SECONDS
             for task_id in self._journal.prune(KEPT_BYTES, KEPT_FOR):

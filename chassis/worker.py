@@ -94,6 +94,7 @@ class Worker:
         )  # fmt: skip
         self._name = ""
         self._answered = 0
+        self._recovered: list[str] = []
         scratch_root.mkdir(parents=True, exist_ok=True)
 
     def drill(self) -> dict[str, str | None]:
@@ -121,11 +122,17 @@ class Worker:
 
     def _start(self) -> None:
         """After a crash: settle the journal, then get back what the dead boot of this agent held."""
-        for line in self._journal.recover():
-            log.warning("journal recovered", line=line)
-            self._note("journal.recovered", line=line)
+        self.recover()
         self._name = self._exchange.join(self._agent)
         self._tidy()
+
+    def recover(self, *, programs_only: bool = False) -> None:
+        """What ended processes left half done is settled in the journal, and told."""
+        lines = self._journal.recover(programs_only=programs_only)
+        for line in [each for each in lines if each not in self._recovered]:
+            log.warning("journal recovered", line=line)
+            self._note("journal.recovered", line=line)
+        self._recovered = lines  # what can't be settled is tried again, and told once
 
     def _asleep(self, target: str) -> LeaseView | None:
         lease = self._leases(target)
@@ -291,10 +298,13 @@ class Worker:
         task = claim.manifest
         if not self._exchange.check(claim):
             raise LeaseLost("cancelled before anything was undone")
-        if claim.epoch > 1 and self._journal.status(task.undo_of).state == "undone":
-            return made.ack("undone", "it was undone before a crash kept this answer back")
         after = [each for each in task.params.get("after", "").split(",") if each]
         dry_run = task.params.get("dry_run") == "true"
+        seen = self._journal.status(task.undo_of)
+        if seen.cut_short and not dry_run:
+            return made.ack("undone", "it was taken back when it was cut short; nothing is left to undo")
+        if seen.state == "undone" and claim.epoch > 1:
+            return made.ack("undone", "it was undone before a crash kept this answer back")
         report = self._journal.undo(task.undo_of, dry_run=dry_run, after=after, by="" if dry_run else task.task_id)
         self._fault("undone")
         made.applied = report.done

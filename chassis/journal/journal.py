@@ -12,8 +12,9 @@ from chassis.canonical import Json
 from chassis.clock import Clock, iso, parse_iso
 from chassis.errors import CalyxError, Damaged, NotFound, Refused
 from chassis.exchange.moves import names, spread
-from chassis.journal import cells, watched
+from chassis.journal import announced, cells, watched
 from chassis.journal import undo as way_back
+from chassis.journal.announced import Announced
 from chassis.journal.boot import boot_id, keeps_order
 from chassis.journal.effects import Fault, Guard
 from chassis.journal.extents import stored_bytes
@@ -43,6 +44,8 @@ class TaskStatus:
     epoch: int
     changes: tuple[Json, ...]
     outcome: Json | None
+    cut_short: bool = False
+    """It was to be done whole, was not, and a recovery took it back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,10 +156,13 @@ class Journal:
 
     @contextlib.contextmanager
     def watch(
-        self, task_id: str, epoch: int, paths: Sequence[Path], bounds: Bounds | None = None, guard: Guard = no_guard
-    ) -> Iterator[Watch]:
+        self, task_id: str, epoch: int, paths: Sequence[Path], bounds: Bounds | None = None, guard: Guard = no_guard,
+        *, announce: Announced | None = None,
+    ) -> Iterator[Watch]:  # fmt: skip
         """Keep all that is under these paths, then let a program change it; nobody else of the station does meanwhile.
 
+        `announce`: all of this or nothing. What is cut short before it is finished is taken back by a recovery, unless
+        somebody else changed something as well.
         Raises Refused, ResourceExhausted, Unavailable before the body runs; nothing was changed then. The caller
         vouches for consent. Whoever dies in the body leaves what `recover` and `undo` need.
         """
@@ -169,7 +175,9 @@ class Journal:
             guard()
             log.append("begin", task_id=task_id, epoch=epoch, durable=False)
             try:
-                watched.begin(log, roots, bounds or Bounds())
+                if announce is not None:
+                    announced.keep(log, announce)
+                watched.begin(log, roots, bounds or Bounds(), whole=announce is not None)
             except BaseException:
                 shutil.rmtree(log.pre, ignore_errors=True)
                 log.close()  # nothing was started: nothing to recover
@@ -180,7 +188,10 @@ class Journal:
     def status(self, task_id: str) -> TaskStatus:
         journal = self._log(task_id).read()
         changes = tuple(change(entry.intent) for entry in journal.standing)
-        return TaskStatus(state=journal.state, epoch=journal.epoch, changes=changes, outcome=journal.outcome)
+        cut_short = journal.state == "undone" and journal.whole and not journal.answered
+        return TaskStatus(
+            state=journal.state, epoch=journal.epoch, changes=changes, outcome=journal.outcome, cut_short=cut_short
+        )
 
     def can_undo(self, task_id: str) -> tuple[bool, str]:
         """Cheap: what the records say. `undo(dry_run=True)` looks at the world as well."""
@@ -262,10 +273,15 @@ class Journal:
         log.append("undone")
         log.close()
 
-    def recover(self) -> list[str]:
-        """Settle what crashed processes left half done; what a living one works on is left alone. One line each."""
+    def recover(self, *, programs_only: bool = False) -> list[str]:
+        """Settle what crashed processes left half done; what a living one works on is left alone. One line each.
+
+        `programs_only`: of watched programs alone. A task that an agent begins is then never in the way.
+        """
         lines: list[str] = []
         logs = [self._log(task_id) for task_id in names(self._root / ".open")]
+        if programs_only:
+            logs = [log for log in logs if _cut_short_program(log)]
         for log in sorted(logs, key=_undoes):  # an undo is looked at once it is over
             task_id = log.task_id
             if not log.folder.is_dir():
@@ -276,8 +292,9 @@ class Journal:
                     continue
                 try:
                     lines += [f"{task_id}: {line}" for line in self._recover(log)]
-                except CalyxError as error:
-                    lines.append(f"{task_id}: can't be settled now: {error.message}")
+                except (CalyxError, OSError) as error:
+                    why = error.message if isinstance(error, CalyxError) else str(error)
+                    lines.append(f"{task_id}: can't be settled now: {why}")
         return lines
 
     def _recover(self, log: TaskLog) -> Iterator[str]:
@@ -289,17 +306,26 @@ class Journal:
                 drop_strays(log)
             if journal.undoes:
                 yield from self._recover_undo(log, journal)
-            elif not journal.settled:
-                watched.settle(log)
-                found = len(log.read().standing)
-                log.append("finished", outcome={"status": "lost", "detail": "its holder ended before it answered"})
-                log.close()
-                yield f"its program was cut short; {found} changes are listed and can be undone"
+            elif journal.state == "open" and journal.watched:
+                yield self._recover_program(log, journal)
             elif journal.state == "undoing":
                 self._way_back(log, journal)
                 yield "the undo that was under way is finished"
             elif journal.state != "open":
                 log.close()
+
+    def _recover_program(self, log: TaskLog, journal: TaskJournal) -> str:
+        if not journal.settled:
+            watched.settle(log)
+        found = log.read().standing
+        also = announced.strange(log, found) if journal.whole else ""
+        if journal.whole and not also:
+            self._way_back(log, journal)
+            return f"it was cut short before all of it was done; {len(found)} changes are taken back"
+        log.append("finished", outcome={"status": "lost", "detail": "its holder ended before it answered"})
+        log.close()
+        said = f"its program was cut short; {len(found)} changes are listed and can be undone"
+        return f"{said}, {also} among them, which is not as it was going to be" if also else said
 
     def _recover_undo(self, log: TaskLog, journal: TaskJournal) -> Iterator[str]:
         if journal.state == "undoing":
@@ -385,6 +411,11 @@ def _readable(log: TaskLog) -> TaskJournal | None:
 def _undoes(log: TaskLog) -> bool:
     journal = _readable(log)
     return bool(journal and journal.undoes)
+
+
+def _cut_short_program(log: TaskLog) -> bool:
+    journal = _readable(log)
+    return bool(journal and journal.watched and journal.state in ("open", "undoing") and not journal.undoes)
 
 
 def change(intent: Json) -> Json:

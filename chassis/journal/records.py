@@ -40,6 +40,8 @@ class TaskJournal:
     epoch: int = 0
     entries: list[Entry] = field(default_factory=list)
     outcome: Json | None = None
+    answered: bool = False
+    """It was finished at some time, whatever became of it."""
     ended_at: str = ""
     pruned: str = ""
     pruned_at: str = ""
@@ -47,6 +49,8 @@ class TaskJournal:
     """The folders of a program that knows nothing of the journal (`chassis.journal.watched`)."""
     undoes: str = ""
     """The task that this one, an undo, took back; `watched` are its targets then."""
+    whole: bool = False
+    """All of what was announced, or nothing (`chassis.journal.announced`)."""
     boot: str = ""
     """That of the machine when the folders were kept; empty for none known."""
     settled: bool = True
@@ -87,6 +91,11 @@ class TaskLog:
     def after(self) -> Path:
         """What it changed, once settled."""
         return self.folder / "after.json"
+
+    @property
+    def announced(self) -> Path:
+        """What its caller said it would make of the watched folders."""
+        return self.folder / "announced.json"
 
     def start(self) -> None:
         """Make the folder and the mark by which an unfinished task is found again."""
@@ -160,6 +169,7 @@ class TaskLog:
             elif kind == "watch":
                 journal.watched, journal.settled = tuple(record["roots"]), False
                 journal.undoes, journal.boot = record.get("undoes", ""), record.get("boot", "")
+                journal.whole = record.get("whole", False)
             elif kind == "settled":
                 changes = [Entry(n=each["n"], intent=each, committed=True) for each in read_json(self.after)]
                 by_number |= {entry.n: entry for entry in changes}
@@ -170,6 +180,7 @@ class TaskLog:
                 by_number[n].join = record
             elif kind == "finished":
                 journal.state, journal.outcome, journal.ended_at = "finished", record["outcome"], record["at"]
+                journal.answered = True
             elif kind == "undo":
                 journal.state = "undoing"
             elif kind == "undone":

@@ -46,7 +46,7 @@ def roots_of(paths: Iterable[Path], journal: Path) -> list[Path]:
     return [path for path in real if not any(path != other and path.is_relative_to(other) for other in real)]
 
 
-def begin(log: TaskLog, roots: list[Path], bounds: Bounds, *, undoes: str = "") -> None:
+def begin(log: TaskLog, roots: list[Path], bounds: Bounds, *, undoes: str = "", whole: bool = False) -> None:
     """Keep everything under the roots; only when that is durable may the program start.
 
     `undoes`: the task whose undo is watched. The roots are then its targets, there or not, and no folder's contents.
@@ -55,7 +55,7 @@ def begin(log: TaskLog, roots: list[Path], bounds: Bounds, *, undoes: str = "") 
     if undoes and (other := _named_elsewhere(before)):
         raise Refused(f"{other} has another name, which would not be one file with it again")
     write_json(log.before, [found.to_json() for found in before], mode=0o600)
-    log.append("watch", roots=[str(root) for root in roots], undoes=undoes, boot=boot_id())
+    log.append("watch", roots=[str(root) for root in roots], undoes=undoes, whole=whole, boot=boot_id())
 
 
 def _named_elsewhere(before: Iterable[Found]) -> str:

@@ -7,6 +7,7 @@ from os.path import lexists  # Path.exists follows links, which a target must ne
 from pathlib import Path
 
 from chassis.errors import Drifted
+from chassis.journal.announced import sign
 from chassis.journal.extents import copy
 from chassis.journal.survey import Found
 from chassis.journal.targets import dress, give_attributes
@@ -33,12 +34,29 @@ def apply(plan: Plan, guard: Callable[[], None]) -> None:
         elif each.op != "remove":
             guard()
             _open(Path(each.path).parent)
-            _make(each, Path(each.path).with_name(f".calyx-apply-{n}.tmp"))
+            _make(each, _on_the_way(each, n))
     for each in late:  # once the name that they are one file with is there
         guard()
         Path(each.path).hardlink_to(each.of)
     for path in sorted(plan.folders, reverse=True):  # innermost first: what is done inside moves the time outside
         _finish(Path(path), plan.folders[path])
+
+
+def announced(plan: Plan) -> dict[str, list[str]]:
+    """What a look at any moment of it may find, for the journal."""
+    found: dict[str, list[str]] = {path: ["folder"] for path in plan.folders}
+    for n, each in enumerate(plan.changes):
+        may = found.setdefault(each.path, [])
+        for seen, sha256 in ((each.before, each.before_sha256), (each.after, each.after_sha256)):
+            may.append("absent" if seen is None else sign(seen.kind, sha256, seen.to))
+        if each.op != "remove":
+            found[str(_on_the_way(each, n))] = ["any"]
+    return found
+
+
+def _on_the_way(change: Change, n: int) -> Path:
+    """Where the new content of the n-th change stands until its rename."""
+    return Path(change.path).with_name(f".calyx-apply-{n}.tmp")
 
 
 def _remove(change: Change) -> None:

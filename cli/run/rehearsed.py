@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from chassis.errors import CalyxError, Drifted, Refused
 from chassis.journal.watched import roots_of
 from cli.run import entry
-from cli.run.applying import apply
+from cli.run.applying import announced, apply
 from cli.run.asking import say
 from cli.run.child import Child
 from cli.run.plan import Plan, shown
@@ -84,7 +84,11 @@ def _applied(
         if taken.plan_digest != plan.digest:
             raise Drifted("another plan was approved; nothing was changed")
         with journal.watch(
-            task_id, taken.epoch, run.wish.paths, guard=lambda: allowed(station, task_id, taken.epoch)
+            task_id,
+            taken.epoch,
+            run.wish.paths,
+            guard=lambda: allowed(station, task_id, taken.epoch),
+            announce=announced(plan),
         ) as seen:
             try:
                 guard()

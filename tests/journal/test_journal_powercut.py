@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.journal_cuts import journal_cuts
-from bench.powercut import disk, why_not
+from bench.powercut import disk, snapshot, why_not
 from chassis.clock import VirtualClock
 from chassis.journal import Journal, consent_within, watched
 from chassis.journal import journal as journal_module
@@ -59,8 +59,8 @@ def test_bytes_that_a_power_cut_left_without_their_times_are_taken_back(
                 written_out(target, in_order=True)
                 os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        image, copy = point.with_suffix(".img"), folder / "copy.img"
-        subprocess.run(["cp", "--sparse=always", str(image), str(copy)], check=True)
+        copy = folder / "copy.img"
+        snapshot({point.with_suffix(".img"): copy})
         subprocess.run(["mount", "-o", "loop", str(copy), str(point)], check=True)
         try:
             assert (target.read_bytes(), target.stat().st_mtime_ns) == (b"AFTER!", 10**18), "the cut was not as planned"

@@ -20,12 +20,12 @@ class Seat:
     def __init__(self, station: Station, folder: Path) -> None:
         self._station, self._folder = station, folder
 
-    def type(self, *arguments: str) -> tuple[int, str]:
-        """The command's exit status, and all that the terminal showed."""
+    def type(self, *arguments: str, through: tuple[str, ...] = ("-m", "cli.main")) -> tuple[int, str]:
+        """The command's exit status, and all that the terminal showed. `through`: what Python is to run."""
         pid, fd = pty.fork()
         if pid == 0:
             os.chdir(self._folder)
-            os.execve(sys.executable, [sys.executable, "-m", "cli.main", *arguments], self._station.environment)
+            os.execve(sys.executable, [sys.executable, *through, *arguments], self._station.environment)
         shown, said = b"", 0
         with contextlib.suppress(OSError):  # the terminal closes with its last process
             while part := os.read(fd, 65536):
