@@ -130,13 +130,20 @@ class Sources:
     def __init__(self) -> None:
         self._known: dict[str, tuple[object, str]] = {}
 
-    def digest(self, work: Work) -> str:
-        """Of all Python sources in both; a file is read again only when its times, size or inode differ. OSError."""
+    def digest(self, work: Work, looked: dict[Path, str]) -> str:
+        """Of all Python sources in both; a file is read again only when its times, size or inode differ. OSError.
+
+        `looked` holds the folders of one look, so that works that share one have it listed once.
+        """
         try:
             own = [Path(inspect.getfile(type(work))).parent]
         except TypeError:  # made without a file: there is nothing on disk that could change
             own = []
-        return hashlib.sha256("".join(map(self._folder, (*own, *map(Path, journal.__path__)))).encode()).hexdigest()
+        folders = (*own, *map(Path, journal.__path__))
+        for folder in folders:
+            if folder not in looked:
+                looked[folder] = self._folder(folder)
+        return hashlib.sha256("".join(looked[folder] for folder in folders).encode()).hexdigest()
 
     def _folder(self, folder: Path) -> str:
         seen = folder_state(folder, ".py")
@@ -207,8 +214,9 @@ class Drills:
 
     def run(self) -> dict[str, str | None]:
         """Drill what was never drilled, has failed or has changed; `<domain>/<procedure>` → None, or why it may not."""
+        looked: dict[Path, str] = {}
         for work in self._works.values():
-            self._work(work)
+            self._work(work, self._edition(work, looked))
         self._tell()
         return {f"{domain}/{procedure}": each.reason for (domain, procedure), each in self._results.items()}
 
@@ -217,24 +225,23 @@ class Drills:
         found = self._results.get((domain, procedure))
         if found is None:
             raise Refused(f"{domain}/{procedure} may not act: it has not been drilled yet")
-        if self._edition(self._works[domain]) != found.edition:
-            self._work(self._works[domain])
+        if (edition := self._edition(self._works[domain], {})) != found.edition:
+            self._work(self._works[domain], edition)
             self._tell()
             found = self._results[domain, procedure]
         if found.reason is not None:
             refusal = NotYet if found.before else Refused
             raise refusal(f"{domain}/{procedure} may not act: {found.reason}")
 
-    def _edition(self, work: Work) -> Edition:
+    def _edition(self, work: Work, looked: dict[Path, str]) -> Edition:
         try:
-            return Edition(manifest=self._manifests(work.domain), code=self._sources.digest(work))
+            return Edition(manifest=self._manifests(work.domain), code=self._sources.digest(work, looked))
         except KeyError:
             return Edition(fault="its manifest is not there any more")
         except (CalyxError, OSError) as error:
             return Edition(fault=f"its manifest or code can't be read: {error}")
 
-    def _work(self, work: Work) -> None:
-        edition = self._edition(work)
+    def _work(self, work: Work, edition: Edition) -> None:
         for procedure in work.procedures:
             key = (work.domain, procedure)
             before = self._results.get(key)
