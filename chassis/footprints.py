@@ -164,7 +164,7 @@ def _how(was: Entry | None, now: Entry | None) -> str:
 
 def _somebody_else(path: str, was: Entry | None, now: Entry | None, after: Listing, terms: Terms) -> str:
     """Why a change is not the doer's; empty when nothing says so."""
-    if path in terms.others:
+    if path in terms.others or any(path.endswith(more) and path.removesuffix(more) in terms.others for more in BESIDE):
         return "was changed by another task"
     if terms.ended_ns is not None and now is not None and now.ctime_ns > terms.ended_ns + TICK_NS:
         return "was changed after the task had ended"

@@ -197,6 +197,7 @@ def test_a_database_in_wal_mode_that_others_have_open_is_changed_and_undone(yard
         assert compare(seen, now, Terms(effects=effects)).verdict is Verdict.CONFIRMED
         assert compare(seen, seen, Terms(effects=effects)).missing, "nothing was written, beside it neither"
         assert compare(seen, now, Terms()).undeclared
+        assert not compare(seen, now, Terms(others={str(yard.db)})).undeclared, "nor what lies beside it"
         assert other.execute("SELECT name FROM t WHERE id = 1").fetchone() == ("uno",)
         yard.journal.undo("t1")
         assert other.execute("SELECT name FROM t WHERE id = 1").fetchone() == ("one",)
