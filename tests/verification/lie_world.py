@@ -165,7 +165,7 @@ class LieStation(Station):
     def open_real(self) -> None:
         self.cbo = Overseer(
             layout=self.layout, identity=self.identity, version="test", clock=self.clock, ids=self._ids,
-            exchange=self.exchange, sign=self.signer.sign, valid=self.verifier.valid, domains=self.domains,
+            exchange=self.exchange, sign=self.signer.sign_many, valid=self.verifier.valid, domains=self.domains,
             policy=Policy.load(self._pinned()),
             peers=Peers(
                 memory=self.memory, governor=self.governor, guardian=self.guardian, analytics=self.analytics,
