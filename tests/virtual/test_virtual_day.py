@@ -136,6 +136,16 @@ def test_the_built_in_domains_were_promoted_and_really_worked(day: Day) -> None:
     assert list((day.station.layout.root / "reports" / "summaries").glob("*.json"))
 
 
+def test_hourly_and_daily_work_came_up_as_often_as_its_manifest_says_and_waits_once(day: Day) -> None:
+    planned = Counter(task["domain"] for record in day.records for task in record["plan"]["tasks"] if task["new"])
+    assert planned["config_drift"] in (HOURS, HOURS + 1)
+    assert planned["disk_cleanup"] in (1, 2) and planned["index_maintenance"] in (1, 2)
+    items, _ = day.station.overseer.waiting.items()
+    waiting = Counter(each.domain for each in items if each.task is not None)
+    assert max(waiting[domain] for domain in ("config_drift", "disk_cleanup", "index_maintenance")) <= 1
+    assert len({each.key for each in items}) == len(items), "a newer plan replaces the one that waits"
+
+
 def test_the_days_records_alone_rebuild_every_domains_standing(day: Day) -> None:
     ladder = day.station.overseer.bridge.ladder
     rebuilt = rebuild(day.records)

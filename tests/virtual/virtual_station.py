@@ -46,6 +46,7 @@ from services.analytics.cheetah import Cheetah
 from services.analytics.metrics_summary import MetricsSummary, station_sources
 from services.cbo import servicer as cbo_wire
 from services.cbo.bridge import Options
+from services.cbo.drills import Drills
 from services.cbo.overseer import Overseer
 from services.cbo.peers import peers_over
 from services.cbo.policy import SHIPPED, Policy
@@ -131,11 +132,22 @@ class Process:
 
 
 class VirtualStation:
-    """Six services on one clock. `step(seconds)` moves all of them; `kill(service)` is kill -9."""
+    """Six services on one clock. `step(seconds)` moves all of them; `kill(service)` is kill -9.
+
+    `explore` counts from the CBO's next start; `work` may stand in for any agent's work.
+    """
 
     def __init__(
-        self, root: Path, embedder: Embedder, *, seed: str, interval_seconds: float = 60.0, busy_hours: frozenset[int]
+        self,
+        root: Path,
+        embedder: Embedder,
+        *,
+        seed: str,
+        interval_seconds: float = 60.0,
+        busy_hours: frozenset[int],
+        work: Callable[[Work], Work] = lambda work: work,
     ) -> None:
+        self.explore, self._work = True, work
         self.layout, self.embedder, self.interval_seconds = Layout(root), embedder, interval_seconds
         self.clock = VirtualClock()
         self.schedule = VirtualSchedule(self.clock)
@@ -231,7 +243,7 @@ class VirtualStation:
     def _agent(self, name: str, works: Sequence[Work], audit: Audit) -> Periodic:
         agent = build_agent(
             name,
-            works,
+            [self._work(each) for each in works],
             layout=self.layout,
             exchange=self._exchange(),
             verifier=Verifier(self.layout.keys / "grant.pub").valid,
@@ -423,6 +435,7 @@ class VirtualStation:
     def _cbo(self) -> Process:
         channels = {name: self.channel("cbo") for name in ("memory", "analytics")}
         channels |= {name: self._prober(name) for name in ("governor", "guardian")}
+        drills = Drills(self.layout, self.domains)
         overseer = Overseer(
             layout=self.layout,
             identity=self.identity,
@@ -437,7 +450,11 @@ class VirtualStation:
             policy=Policy.load(SHIPPED),
             peers=peers_over(channels, self.identity.station_id),
             audit=self._audit("cbo"),
-            options=Options(pulse_interval_seconds=self.interval_seconds, durable=False, undo_wait_seconds=0),
+            drilled=drills,
+            barred=drills.barred,
+            options=Options(
+                pulse_interval_seconds=self.interval_seconds, durable=False, undo_wait_seconds=0, explore=self.explore
+            ),
             fault=lambda point: self.fault(point),
         )
         self.overseer = overseer
