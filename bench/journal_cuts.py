@@ -510,7 +510,10 @@ class _Look:
         """All that a log may be: what was there and what came after, or the beginning of that, and the zeros that
         ext4 leaves where a size came to the disk before its bytes."""
         whole, there = was[3] + "".join(later), now[3].rstrip("\0")
-        self._fault(whole.startswith(there), f"{what} has other bytes than were ever written: …{there[-200:]!r}")
+        n = next((n for n, (a, b) in enumerate(zip(whole, there, strict=False)) if a != b), len(whole))
+        sizes = f"{len(was[3])} then, {len(whole)} with all that was written"
+        shown = f"byte {n} of {len(there)} ({sizes}): {there[max(0, n - 20) : n + 60]!r}"
+        self._fault(whole.startswith(there), f"{what} has other bytes than were ever written, {shown}")
 
     def _fault(self, holds: bool, what: str) -> None:
         if not holds:

@@ -1,5 +1,6 @@
 """Changes to the world, each written down before it is made and confirmed after."""
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -15,6 +16,7 @@ from chassis.errors import Drifted, Refused
 from chassis.exchange.moves import move
 from chassis.journal.boot import written_out
 from chassis.journal.extents import copy_durably
+from chassis.journal.heirs import spoken_of
 from chassis.journal.inverse import inverted_sha256
 from chassis.journal.records import TaskLog
 from chassis.journal.recovery import drop_strays, settle
@@ -112,7 +114,7 @@ class JournaledEffects:
                 raise Refused(f"{to} is on another file system than {target}; a rotation is a rename")
             self._written_out(target)
             empty = self._intend("rotate", target, before, None, to=str(to))
-            os.close(os.open(empty, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+            _make_empty(empty, spoken_of(self._log.folder.parent, target))
             dress(empty, like(before))
             self._log.append("staged", n=self._n, after=snapshot(empty))
             self._fault("rotate.staged")
@@ -255,6 +257,17 @@ class JournaledEffects:
         self._changed.add(str(target))
         self._n += 1
         self._fault("committed")
+
+
+def _make_empty(path: Path, taken: set[int]) -> None:
+    """A new file whose inode number is not among these. One that is stays open until another is found."""
+    with contextlib.ExitStack() as held:
+        while True:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            held.callback(os.close, fd)
+            if os.fstat(fd).st_ino not in taken:
+                return
+            path.unlink()
 
 
 def _untouched(kept: Path, before: Json, target: Path) -> None:

@@ -38,6 +38,12 @@ def heir(journal: Path, target: Path, inode: int) -> int:
     return _last(_read(journal, target), inode)
 
 
+def spoken_of(journal: Path, target: Path) -> set[int]:
+    """The inode numbers that mean something for this target. A file system gives out those of gone files again: the
+    next file there must not have one of them, or it would be taken for another."""
+    return {number for was, now in _read(journal, target).items() for number in (int(was), now)}
+
+
 def _last(heirs: dict[str, int], inode: int) -> int:
     seen = {inode}
     while (after := heirs.get(str(inode))) is not None and after not in seen:

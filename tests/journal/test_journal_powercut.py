@@ -14,6 +14,8 @@ from chassis.clock import VirtualClock
 from chassis.journal import Journal, consent_within, watched
 from chassis.journal import journal as journal_module
 from chassis.journal.boot import written_out
+from chassis.journal.effects import _make_empty
+from chassis.journal.heirs import remember, spoken_of
 
 
 @pytest.fixture
@@ -144,6 +146,22 @@ def test_a_torn_record_is_believed_in_no_part_and_stops_no_other_task(tmp_path: 
     assert said == f"t1: can't be settled now: record 2 of task t1 can't be read; see {records}"
     assert [each.task_id for each in journal().kept()] == ["t2"] and journal().dropped() == ()
     assert journal().undo("t2").done and (data / "t1").exists()
+
+
+def test_a_number_that_led_to_another_file_is_not_that_of_a_new_one(tmp_path: Path) -> None:
+    """XFS gives numbers out again at once; which ones cannot be foreseen, so the first three are taken."""
+    (tmp_path / ".locks").mkdir()
+    remember(tmp_path, tmp_path / "log", 7, 8)
+    assert spoken_of(tmp_path, tmp_path / "log") == {7, 8}
+    asked: list[int] = []
+
+    class FirstThree(set[int]):
+        def __contains__(self, number: object) -> bool:
+            asked.append(int(str(number)))
+            return len(asked) <= 3
+
+    _make_empty(tmp_path / "new", FirstThree())
+    assert len(set(asked)) == 4 and (tmp_path / "new").stat().st_ino == asked[-1]
 
 
 def test_where_a_part_of_a_file_can_be_sent_to_the_disk_alone_that_is_done(tmp_path: Path) -> None:
