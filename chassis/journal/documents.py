@@ -20,6 +20,9 @@ from chassis.journal.json_text import JsonText, made_json, parsed_json
 MAX_BYTES = {".json": 4 << 20, ".toml": 64 << 10}
 """A larger file is no configuration. tomlkit takes 2 s for a change in 64 KiB."""
 
+MAX_VALUE = 64 << 10
+"""Characters of a value. The records of the journal hold it, and are kept when contents are dropped."""
+
 Key = tuple[str, ...]
 
 
@@ -78,7 +81,10 @@ class Document:
             return None
         value, layout = holder[key[-1]], self._layout
         try:
-            return {"text": layout.text_of(key), "value": spelled(value), "place": layout.place_of(key)}
+            text = layout.text_of(key)
+            if len(text) > MAX_VALUE:
+                raise ValueError(f"it holds {len(text)} characters, at most {MAX_VALUE} are kept by the key")
+            return {"text": text, "value": spelled(value), "place": layout.place_of(key)}
         except (ValueError, KeyError, TypeError) as error:
             raise Refused(
                 f"{named(key)} in {self._path} can't be changed alone ({error}); nothing was changed"
@@ -90,6 +96,8 @@ class Document:
         try:
             text = self._written(key, value)
             text.encode()
+            if len(text) > MAX_VALUE:
+                raise ValueError(f"at most {MAX_VALUE} characters")
             return {"text": text, "value": spelled(self._alone(text))}
         except (ValueError, TypeError, RecursionError) as error:
             raise InvalidInput(f"{named(key)} can't hold that value ({error})") from error

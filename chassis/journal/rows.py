@@ -16,8 +16,8 @@ from typing import Any
 from chassis.canonical import Json, sha256_hex
 from chassis.errors import CalyxError, Drifted, InvalidInput, Refused, ResourceExhausted, Unavailable
 
-MAX_VALUE = 1 << 20
-"""Bytes of one text or blob; a larger one is no small change."""
+MAX_VALUE = 64 << 10
+"""Bytes of a row, a text or a blob. The records of the journal hold it, and are kept when contents are dropped."""
 BUSY_SECONDS = 2.0
 COMPANIONS = ("", "-journal", "-wal", "-shm")
 """What SQLite keeps beside a database while it is in use."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from chassis.clock import VirtualClock
 from chassis.errors import CalyxError, Drifted, InvalidInput, Refused
 from chassis.journal import Journal, Session, consent_within
-from chassis.journal.documents import MAX_BYTES, Document
+from chassis.journal.documents import MAX_BYTES, MAX_VALUE, Document
 
 TOML = """# the top
 title = "x"  # why
@@ -273,6 +273,8 @@ def _deep(levels: int) -> str:
         ("c.json", '{"a": 1}', ("a",), "\ud800", "can't hold"),
         ("c.json", '{"a": 1}', (), 1, "names on the way"),
         ("c.json", '{"a": 1}', "a", 1, "names on the way"),
+        ("c.json", '{"a": "' + "x" * MAX_VALUE + '"}', ("a",), 1, "are kept by the key"),
+        ("c.json", '{"a": 1}', ("a",), "x" * MAX_VALUE, "at most"),
         ("c.toml", "a = 1\na = 2\n", ("a",), 1, "no TOML"),
         ("c.toml", TOML, ("server",), 1, "can't be changed alone"),
         ("c.toml", TOML, ("many",), 1, "can't be changed alone"),
@@ -281,6 +283,7 @@ def _deep(levels: int) -> str:
         ("c.yaml", "a: 1\n", ("a",), 1, "neither"),
         ("c.json", '{"a": "' + "x" * MAX_BYTES[".json"] + '"}', ("a",), 1, "at most"),
     ],
+    ids=lambda each: repr(each)[:24],
 )
 def test_what_can_not_be_changed_by_the_key_is_refused_before_any_effect(
     yard: Yard, name: str, text: str, key: Any, value: Any, why: str
