@@ -283,7 +283,7 @@ def _deep(levels: int) -> str:
         ("c.yaml", "a: 1\n", ("a",), 1, "neither"),
         ("c.json", '{"a": "' + "x" * MAX_BYTES[".json"] + '"}', ("a",), 1, "at most"),
     ],
-    ids=lambda each: repr(each)[:24],
+    ids=lambda each: repr(each)[:16],
 )
 def test_what_can_not_be_changed_by_the_key_is_refused_before_any_effect(
     yard: Yard, name: str, text: str, key: Any, value: Any, why: str
