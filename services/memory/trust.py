@@ -21,7 +21,7 @@ from services.memory.embedding import check_vectors
 from services.memory.eviction import Evidence, weigh
 from services.memory.experience import MAX_EVIDENCE, MAX_WORD, Experience, check_objective, check_text
 from services.memory.faults import explained
-from services.memory.feedback import Floor, Label, Verdict, learned_floor
+from services.memory.feedback import Floor, Label, Tally, Verdict
 from services.memory.inserts import seq_of
 from services.memory.members import read
 from services.memory.queries import SQL
@@ -84,8 +84,8 @@ class Trust:
                 self._doubted = {row["event"]: _stand_of(row) for row in connection.execute(SQL["doubted"])}
                 judged = connection.execute(SQL["judged_events"]).fetchall()
                 self._harm = {event: _weighed(connection, event).harmful for (event,) in judged}
-                labels = _labels(connection)
-            self._figures = self._counted(labels)
+                self._tally = Tally(_labels(connection))
+            self._figures = self._counted()
 
     @property
     def floor(self) -> float:
@@ -119,25 +119,26 @@ class Trust:
             cosine = self._cosine(event_id, query)
         clock = iso(self._clock.now())
 
-        def work(connection: sqlite3.Connection) -> Change[tuple[bool, Stand, Stand | None, Evidence]]:
+        def work(connection: sqlite3.Connection) -> Change[tuple[Label | None, Stand, Stand | None, Evidence]]:
             event = seq_of(connection, event_id)
             now = _after_all(connection, event, clock)
-            label = {
-                "event": event, "verdict": verdict.value, "query": query, "cosine": cosine, "task_id": task_id,
-                "caller": caller, "recorded_at": now,
-            }  # fmt: skip
-            known = connection.execute(SQL["label_newest"], label).fetchone()
+            label = Label(
+                event=event, verdict=verdict, query=query, cosine=cosine, task_id=task_id, caller=caller,
+                recorded_at=now,
+            )  # fmt: skip
+            row = {**asdict(label), "verdict": verdict.value}
+            known = connection.execute(SQL["label_newest"], row).fetchone()
             fresh = (known[0] if known else Verdict.WITHDRAWN.value) != verdict.value
             entries: list[Mapping[str, Any]] = []
             if fresh:
-                number = connection.execute(SQL["insert_label"], label).lastrowid
-                entries.append({**label, "kind": "feedback", "seq": number, "id": event_id})
+                number = connection.execute(SQL["insert_label"], row).lastrowid
+                entries.append({**row, "kind": "feedback", "seq": number, "id": event_id})
             before, evidence = _standing(connection, event), _weighed(connection, event)
             after = _following(connection, before, evidence, now)
             if after is not None:
                 entries.append(_insert(connection, after, event_id))
             return Change(
-                result=(fresh, before, after, evidence),
+                result=(label if fresh else None, before, after, evidence),
                 entries=tuple(entries),
                 day=now[:10] if entries else "",
                 then=lambda: self._take(after or before, evidence.harmful),
@@ -145,7 +146,8 @@ class Trust:
 
         with self._judging:
             fresh, before, after, evidence = self._store.commit("judge", work)
-            if fresh:
+            if fresh is not None:
+                self._tally.put(fresh)
                 self._recount()
                 self._audit.write(
                     "memory.feedback", id=event_id, verdict=verdict.value, caller=caller, task=task_id,
@@ -241,20 +243,18 @@ class Trust:
         )  # fmt: skip
 
     def _recount(self) -> None:
-        with self._reading() as connection:
-            labels = _labels(connection)
-        before, self._figures = self._figures.floor, self._counted(labels)
+        before, self._figures = self._figures.floor, self._counted()
         after = self._figures.floor
         if after.value != before.value:
             self._audit.write("memory.floor", before=before.value, after=after.value, reason=after.reason)
 
-    def _counted(self, labels: list[Label]) -> Figures:
-        useful = sum(each.verdict is Verdict.USEFUL for each in labels)
+    def _counted(self) -> Figures:
+        labels = len(self._tally)
         return Figures(
-            labels=len(labels),
-            precision=useful / len(labels) if labels else None,
+            labels=labels,
+            precision=self._tally.useful / labels if labels else None,
             evicted=sum(each.standing is Standing.EVICTED for each in list(self._doubted.values())),
-            floor=learned_floor(labels),
+            floor=self._tally.floor(),
         )
 
 

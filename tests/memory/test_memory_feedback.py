@@ -15,7 +15,7 @@ from chassis.clock import VirtualClock
 from chassis.errors import InvalidInput, NotFound
 from services.memory.catalog import Standing
 from services.memory.eviction import weigh
-from services.memory.feedback import LABELS_NEEDED, Label, Verdict, learned_floor
+from services.memory.feedback import LABELS_NEEDED, SAME_WORDS, Label, Tally, Verdict, learned_floor
 from services.memory.memory import Memory
 from services.memory.recall import FLOOR, Query
 from services.memory.trust import Judged
@@ -114,6 +114,43 @@ def test_the_same_words_and_repeated_pairs_and_harm_say_nothing_of_the_floor() -
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40), st.floats(-1, 1)), max_size=20))
 def test_the_floor_is_never_below_080_nor_above_095(parts: list[tuple[int, int, float]]) -> None:
     assert 0.80 <= learned_floor(labels(*parts)).value <= 0.95
+
+
+SAID = st.builds(
+    Label,
+    event=st.integers(0, 3),
+    verdict=st.sampled_from(Verdict),
+    query=st.sampled_from(["a", "b"]),
+    cosine=st.sampled_from([None, 0.5, 0.80, 0.801, 0.81, 0.8101, 0.9, 0.96, SAME_WORDS]),
+    task_id=st.sampled_from(["", "t-1"]),
+    caller=st.sampled_from(["cbo", "operator"]),
+    recorded_at=st.just(""),
+)
+
+
+@given(st.lists(SAID, max_size=40))
+def test_what_is_kept_up_label_by_label_is_what_counting_them_all_gives(said: list[Label]) -> None:
+    counted: dict[tuple[object, ...], Label] = {}
+    tally = Tally()
+    for each in said:
+        tally.put(each)
+        key = (each.event, each.caller, each.task_id, "" if each.task_id else each.query)
+        counted.pop(key, None)
+        if each.verdict is not WITHDRAWN:
+            counted[key] = each
+    assert len(tally) == len(counted)
+    assert tally.useful == sum(each.verdict is USEFUL for each in counted.values())
+    pairs = {
+        (each.query, each.event): each
+        for each in counted.values()
+        if each.cosine is not None and FLOOR < each.cosine < SAME_WORDS and each.verdict is not HARMFUL
+    }
+    for step in range(16):
+        above = [
+            each for each in pairs.values() if each.cosine is not None and each.cosine > round(0.8 + step / 100, 2)
+        ]
+        assert sum(tally._all[step:]) == len(above)
+        assert sum(tally._good[step:]) == sum(each.verdict is USEFUL for each in above)
 
 
 def test_labels_raise_the_floor_of_every_recall_and_taking_them_back_lowers_it(
