@@ -35,7 +35,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(HERE))
 
-from bench.powercut import disk, snapshot, why_not  # noqa: E402  (the path comes first)
+from bench.powercut import IMAGE_BYTES, disk, snapshot, why_not  # noqa: E402  (the path comes first)
 from chassis.clock import SystemClock  # noqa: E402
 from chassis.errors import CalyxError  # noqa: E402
 from chassis.exchange import commits  # noqa: E402
@@ -281,7 +281,14 @@ class Cut:
 
 
 def journal_cuts(
-    folder: Path, cuts: int, seed: int, *, kind: str = "ext4", apart: bool = False, bug: str = ""
+    folder: Path,
+    cuts: int,
+    seed: int,
+    *,
+    kind: str = "ext4",
+    apart: bool = False,
+    bug: str = "",
+    size: int = IMAGE_BYTES,
 ) -> list[Cut]:
     """Run, cut, compare, go on. With a planted bug one process plays alone, until it shows: nobody else's sync helps
     it out."""
@@ -290,8 +297,8 @@ def journal_cuts(
     chance, found = random.Random(seed), []
     roles = ["solo"] if bug else ["one", "two"]
     with contextlib.ExitStack() as stack:
-        data = stack.enter_context(disk(folder / "disk", kind))
-        kept = stack.enter_context(disk(folder / "kept", kind)) if apart else data
+        data = stack.enter_context(disk(folder / "disk", kind, size))
+        kept = stack.enter_context(disk(folder / "kept", kind, size)) if apart else data
         Journal(kept / "journal", clock, consent_within([data]))
         for each in {data, kept}:
             commits.sync_file_system(each)

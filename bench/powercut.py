@@ -179,11 +179,11 @@ def mounted(image: Path, kind: str = "ext4") -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def disk(folder: Path, kind: str = "ext4") -> Iterator[Path]:
+def disk(folder: Path, kind: str = "ext4", size: int = IMAGE_BYTES) -> Iterator[Path]:
     folder.mkdir()
     image = folder / "disk.img"
     with image.open("wb") as file:
-        file.truncate(IMAGE_BYTES)
+        file.truncate(size)
     _run(*MAKES[kind], str(image))
     with mounted(image, kind) as point:
         yield point

@@ -17,6 +17,9 @@ from chassis.journal.boot import written_out
 from chassis.journal.effects import _make_empty
 from chassis.journal.heirs import remember, spoken_of
 
+SMALL = 64 << 20
+"""Of a disk that is copied a few times only."""
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -26,20 +29,20 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_after_a_power_cut_every_promised_task_is_there_and_all_can_be_undone_to_the_byte(folder: Path) -> None:
-    cuts = journal_cuts(folder, cuts=3, seed=20261123)
+    cuts = journal_cuts(folder, cuts=3, seed=20261123, size=SMALL)
     assert [cut.faults for cut in cuts] == [[], [], []]
     assert cuts[-1].counts["promised"] > 0
     assert sum(cut.counts["undone"] for cut in cuts) > 0
 
 
 def test_on_two_disks_neither_runs_ahead_of_the_other(folder: Path) -> None:
-    cuts = journal_cuts(folder, cuts=2, seed=20261123, apart=True)
+    cuts = journal_cuts(folder, cuts=2, seed=20261123, apart=True, size=SMALL)
     assert [cut.faults for cut in cuts] == [[], []]
 
 
 @pytest.mark.parametrize(("bug", "apart"), [("file", False), ("pre", False), ("folder", True)])
 def test_a_left_out_sync_is_noticed(folder: Path, bug: str, apart: bool) -> None:
-    assert journal_cuts(folder, cuts=12, seed=1, apart=apart, bug=bug)[-1].faults
+    assert journal_cuts(folder, cuts=12, seed=1, apart=apart, bug=bug, size=SMALL)[-1].faults
 
 
 def test_bytes_that_a_power_cut_left_without_their_times_are_taken_back(
@@ -47,7 +50,7 @@ def test_bytes_that_a_power_cut_left_without_their_times_are_taken_back(
 ) -> None:
     """A program overwrote a file in place. The bytes reached the disk, the record that it was written to did not."""
     folder.mkdir()
-    with disk(folder / "disk") as point:
+    with disk(folder / "disk", size=SMALL) as point:
         target = point / "data" / "a"
         target.parent.mkdir()
         target.write_bytes(b"before")
