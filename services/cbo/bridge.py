@@ -18,6 +18,7 @@ from chassis.killswitch import KillSwitch
 from chassis.layout import Layout
 from services.cbo.bell import Bell
 from services.cbo.consents import Consents
+from services.cbo.kpis import WINDOW
 from services.cbo.ladder import Ladder
 from services.cbo.load import Load
 from services.cbo.policy import Policy, Ruling
@@ -88,6 +89,7 @@ class Beliefs:
             self._keep(key, known)
         whole = changed[domain, "", ""]
         self._store.run("confidence_insert", domain, iso(now), whole.mean, whole.successes, whole.failures)
+        self._store.run("confidence_prune", domain, iso(now - WINDOW), RECENT_RUNS - 1)
 
     def recent(self, domain: str) -> datetime | None:
         """Since when memory is asked about a domain: its last `RECENT_RUNS` runs; None while there are fewer."""

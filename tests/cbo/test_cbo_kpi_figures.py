@@ -8,13 +8,14 @@ from calyx.cbo.v1 import cbo_pb2
 from calyx.cbo.v1.cbo_pb2_grpc import CboServiceStub
 from cbo_station import Station
 
+from chassis.clock import iso
 from chassis.domains import Level
 from chassis.executor import InlineExecutor
 from chassis.rpc.local import LocalChannel
 from cli.kpis import confidence, in_words
 from services.cbo import servicer
 from services.cbo.posterior import ENOUGH_PREDICTIONS
-from services.cbo.uplift import ENOUGH, Arm, uplift
+from services.cbo.uplift import ENOUGH, RECENT_RUNS, Arm, uplift
 
 NewStation = Callable[..., Station]
 DAY = timedelta(days=1)
@@ -119,3 +120,30 @@ def test_the_uplift_is_unknown_on_the_wire_until_both_sides_are_long_enough(stat
     assert 0.0 < found.uplift_low < found.uplift < found.uplift_high
     shown = in_words(confidence(found))[-1]
     assert "uplift of memory: +0.3" in shown and "100 decisions with memory, 30 without" in shown
+
+
+def test_points_of_confidence_go_when_no_comparison_needs_them_any_more(station: Station) -> None:
+    store, beliefs, start = station.cbo.bridge.store, station.cbo.bridge.beliefs, station.clock.now()
+
+    def kept(domain: str) -> int:
+        return int(store.value(f"SELECT count(*) FROM confidence_point WHERE domain = '{domain}'"))
+
+    def learn(domain: str, hours: float) -> None:
+        beliefs.learn(domain, "p", True, start + timedelta(hours=hours))
+
+    for each in range(3 * RECENT_RUNS):
+        learn("busy", each / 10)
+    assert kept("busy") == 3 * RECENT_RUNS, "all of them are of one day"
+    learn("busy", 48.0)
+    assert kept("busy") == RECENT_RUNS
+    learn("busy", 60.0)
+    assert kept("busy") == RECENT_RUNS
+    assert beliefs.recent("busy") == start + timedelta(hours=16.2)
+    for each in range(RECENT_RUNS):
+        learn("busy", 96.0 + each / 100)
+    assert kept("busy") == RECENT_RUNS + 1, "the newest that is a day old is compared with"
+    (last,) = store.rows("confidence_at", "busy", iso(start + timedelta(hours=90)))
+    assert last["at"] == iso(start + timedelta(hours=60))
+    learn("rare", 0.0)
+    learn("rare", 1000.0)
+    assert kept("rare") == 2

@@ -205,8 +205,11 @@ SELECT at, mean, successes, failures FROM confidence_point WHERE domain = ?1 AND
 SELECT at, mean, successes, failures FROM confidence_point WHERE domain = ? ORDER BY at LIMIT 1;
 -- name: confidence_nth
 SELECT at FROM confidence_point WHERE domain = ? ORDER BY at DESC LIMIT 1 OFFSET ?;
+-- What neither the comparison with a day ago (?2) nor the most recent runs need.
 -- name: confidence_prune
-DELETE FROM confidence_point WHERE domain = ?1 AND at < ?2;
+DELETE FROM confidence_point WHERE domain = ?1
+AND at < (SELECT max(at) FROM confidence_point WHERE domain = ?1 AND at <= ?2)
+AND at < (SELECT at FROM confidence_point WHERE domain = ?1 ORDER BY at DESC LIMIT 1 OFFSET ?3);
 
 -- name: fact
 SELECT value FROM fact WHERE name = ?;
