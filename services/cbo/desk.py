@@ -158,6 +158,8 @@ class Desk:
             return self._cut_short(task)
         if task.undo_of and task.state == "done":
             return _redo_possible(task)
+        if task.state == "claimed" and not (task.undo_of or task.rehearsal):
+            return False, "claimed: it is under way; once it has ended, what it changed can be undone"
         if task.undo_of or task.rehearsal or task.state not in ("done", "undone", "failed"):
             return False, f"{task.state}: nothing was changed" if task.state != "undone" else "already undone"
         if task.state == "undone":
