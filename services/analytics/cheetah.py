@@ -110,6 +110,7 @@ class Cheetah:
     statistics: Statistics
     memory: MemoryPort
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _latest: tuple[tuple[int, int, int], Analysis] | None = None
 
     def analyze(self, last: int = 240, import_dir: str = "", charts: bool = True) -> Analysis:
         """Analyse the last pulses, or the older reports in `import_dir` (its result goes to a folder of its own).
@@ -171,8 +172,13 @@ class Cheetah:
 
     def latest(self) -> Analysis | None:
         """The last analysis of the station's own pulses, None if there was none."""
+        path = self.folder / "trends.json"
         try:
-            return analysis_from_json(read_json(self.folder / "trends.json"))
+            info = path.stat()
+            seen = (info.st_ino, info.st_mtime_ns, info.st_size)
+            if self._latest is None or self._latest[0] != seen:  # each pulse asks
+                self._latest = seen, analysis_from_json(read_json(path))
+            return self._latest[1]
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:

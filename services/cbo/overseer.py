@@ -186,8 +186,8 @@ class Overseer:
 
     def _write_pending(self) -> None:
         """Records that were committed but perhaps not written."""
-        for _, pulse_id, started_at, text in self.bridge.store.rows("pulses_unwritten"):
-            record.write(self.bridge.layout.pulses, pulse_id, parse_iso(started_at), json.loads(text))
+        for _, pulse_id, started_at, kept in self.bridge.store.rows("pulses_unwritten"):
+            record.write(self.bridge.layout.pulses, pulse_id, parse_iso(started_at), kept)
 
     def _builtin_objectives(self) -> None:
         for name, manifest in self.bridge.domains.items():
@@ -274,7 +274,8 @@ class Overseer:
                 self._steps.settle(pulse)
                 whole = self._sealed(record.record_of(pulse, bridge, heads(bridge.layout.audit("cbo").parent)))
                 summary = record.summary_of(pulse)
-                bridge.store.end_pulse(pulse.number, "complete", summary, canonical_json(whole))
+                kept_record = canonical_json(whole)
+                bridge.store.end_pulse(pulse.number, "complete", summary, kept_record)
                 bridge.fault("settled")
         except BaseException:
             bridge.ladder.reload()
@@ -288,7 +289,7 @@ class Overseer:
             )  # fmt: skip
         try:
             self._keep_rules()
-            record.write(bridge.layout.pulses, pulse.id, pulse.started_at, whole, durable=bridge.options.durable)
+            record.write(bridge.layout.pulses, pulse.id, pulse.started_at, kept_record, durable=bridge.options.durable)
         except OSError as error:
             log.error("pulse record kept in the database only", pulse=pulse.id, why=str(error))
             summary, kept = {**summary, "mood": f"the record can't be written: {error.strerror}"}, False

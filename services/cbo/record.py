@@ -11,7 +11,7 @@ from typing import Any
 
 import chassis.rng
 from chassis.atomic import write_whole
-from chassis.canonical import Json, canonical_json
+from chassis.canonical import Json
 from chassis.clock import iso
 from chassis.domain_book import WARN_DAYS
 from services.cbo.bridge import Bridge
@@ -376,13 +376,12 @@ def rules_path(folder: Path, digest: str) -> Path:
     return folder / "policies" / f"{digest}.yaml"
 
 
-def write(folder: Path, pulse_id: str, started_at: datetime, record: Json, *, durable: bool = True) -> None:
-    """Both files, each whole. The report can be made again from the record, so only the record is synced."""
+def write(folder: Path, pulse_id: str, started_at: datetime, kept: bytes, *, durable: bool = True) -> None:
+    """Both files of a record (canonical JSON), each whole. The report can be made anew: only the record is synced."""
     machine, people = paths(folder, pulse_id, started_at)
     machine.parent.mkdir(parents=True, exist_ok=True)
-    kept = canonical_json(record) + b"\n"
     write_whole(people, report(json.loads(kept)).encode(), durable=False)  # in the order in which a replay reads it
-    write_whole(machine, kept, durable=durable)
+    write_whole(machine, kept + b"\n", durable=durable)
 
 
 def forget(folder: Path, pulse_id: str, started_at: datetime) -> None:

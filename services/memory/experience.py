@@ -154,7 +154,7 @@ def check_text(text: str, what: str, limit: int, *, lines: bool = False) -> str:
     """The text itself, or InvalidInput: too long, or control characters (`lines` allows line feed and tab)."""
     if len(text) > limit:
         raise InvalidInput(f"{what} has {len(text):,} characters, at most {limit:,} are kept; shorten it")
-    if found := (_CONTROL_BUT_LINES if lines else _CONTROL).search(text):
+    if not text.isprintable() and (found := (_CONTROL_BUT_LINES if lines else _CONTROL).search(text)):
         raise InvalidInput(f"{what} has a control character (U+{ord(found[0]):04X}) at {found.start()}; remove it")
     return text
 

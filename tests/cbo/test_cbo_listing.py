@@ -95,6 +95,13 @@ def test_no_question_reads_the_whole_table(store: Store, name: str) -> None:
     assert not any(step == "USE TEMP B-TREE FOR ORDER BY" for step in plan), plan
 
 
+def test_what_changed_meanwhile_is_found_by_its_time(store: Store) -> None:
+    sql = store._sql["targets_meanwhile"]
+    plan = [str(row[3]) for row in store._db.execute(f"EXPLAIN QUERY PLAN {sql}", ["x", "x"])]
+    assert any("task_target_ended" in step for step in plan), plan
+    assert not any("task_by_state" in step or step.startswith("SCAN t ") for step in plan), plan
+
+
 def test_what_is_derived_can_be_made_anew(store: Store) -> None:
     store._db.execute("INSERT INTO task_text (task_text) VALUES ('delete-all')")
     assert _found(store, query="logs") == []

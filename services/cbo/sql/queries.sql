@@ -148,9 +148,9 @@ INSERT OR IGNORE INTO task_target (target, ended_at, task_id) VALUES (?, ?, ?);
 SELECT t.task_id FROM task_target AS t JOIN task ON task.id = t.task_id
 WHERE t.target = ? AND t.ended_at > ? AND t.task_id <> ? AND task.state = 'done' ORDER BY t.ended_at DESC;
 -- name: targets_meanwhile
-SELECT t.target FROM task_target AS t JOIN task ON task.id = t.task_id
+SELECT t.target FROM task_target AS t INDEXED BY task_target_ended CROSS JOIN task ON task.id = t.task_id
 WHERE t.ended_at >= ?1 AND t.task_id <> ?2 AND task.state IN ('done', 'undone')
-UNION SELECT t.target FROM task AS undo JOIN task_target AS t ON t.task_id = undo.undo_of
+UNION SELECT t.target FROM task AS undo INDEXED BY task_undoing CROSS JOIN task_target AS t ON t.task_id = undo.undo_of
 WHERE undo.undo_of <> '' AND undo.state = 'done' AND undo.ended_at >= ?1;
 -- name: targets_of
 SELECT target FROM task_target WHERE task_id = ? ORDER BY target;
