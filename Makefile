@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PROBE := import sys; sys.exit(sys.version_info < (3, 11))
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 SOURCES := chassis services cli bench tests deploy
-# Three even on two cores: many tests wait. More than four was never tried.
+# Three even on two cores, for a quarter of the time is waiting for real processes. More than four was never tried.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 3); echo $$(( n < 3 ? 3 : n > 4 ? 4 : n )))
 
 .PHONY: help setup up down test check check-python proto docs bench stack-test \
@@ -49,8 +49,7 @@ up: $(VENV)/.run-stamp
 down: $(VENV)/.run-stamp
 	@$(BIN)/calyx down $(ARGS)
 
-# Three at a time on two cores, for a quarter of the time is waiting for real processes. Each file in one process:
-# stations and clocks of a file are shared by its tests.
+# Each file in one process: stations and clocks of a file are shared by its tests.
 test: setup
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 

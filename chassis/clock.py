@@ -3,7 +3,6 @@
 import threading
 import time
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import Protocol
 
 
@@ -63,7 +62,6 @@ class VirtualClock:
         self._elapsed += seconds
 
 
-@lru_cache(maxsize=1024)  # one moment is written into several digests and rows
 def iso(moment: datetime) -> str:
     """ISO 8601 in UTC with microseconds and `Z`, the one form every record uses."""
     if moment.tzinfo is None:

@@ -24,7 +24,7 @@ from chassis.probing import Verdict
 
 KEPT_BYTES = 256 * 2**20
 KEPT_TASKS = 2000
-PRUNE_EVERY = 256
+PRUNE_EVERY = 64
 IN_MIND = 32
 """Tasks whose listings need not be read again to be compared."""
 REBASE = 200

@@ -110,7 +110,7 @@ class Cheetah:
     statistics: Statistics
     memory: MemoryPort
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _latest: tuple[tuple[int, int, int], Analysis] | None = None
+    _latest: tuple[tuple[int, int, int], Analysis] | None = field(default=None, init=False)
 
     def analyze(self, last: int = 240, import_dir: str = "", charts: bool = True) -> Analysis:
         """Analyse the last pulses, or the older reports in `import_dir` (its result goes to a folder of its own).
