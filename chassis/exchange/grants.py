@@ -19,8 +19,9 @@ from chassis.errors import BadSignature
 from chassis.exchange import trees
 from chassis.exchange.manifest import Manifest
 
-ROOTS = 64
-"""So many roots are remembered as signed; each is some hundred bytes."""
+REMEMBERED = 64
+"""So many signed messages are remembered as such: roots of some hundred bytes, or whole manifests. A grant is looked at
+again before each effect, and neither it nor the key changes in between."""
 
 
 def generate_key(private_path: Path, public_path: Path) -> None:
@@ -82,7 +83,7 @@ class Verifier:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._key: Ed25519PublicKey | None = None
-        self._check_head = functools.lru_cache(maxsize=ROOTS)(self._check)  # what it raises is not kept
+        self._check_once = functools.lru_cache(maxsize=REMEMBERED)(self._check)  # what it raises is not kept
 
     @classmethod
     def load(cls, path: Path) -> "Verifier":
@@ -95,9 +96,9 @@ class Verifier:
         try:
             if manifest.grant.startswith(trees.PREFIX):
                 proof = trees.Proof.parse(manifest.grant)
-                self._check_head(proof.signature, proof.head(manifest.signed_bytes()))
+                self._check_once(proof.signature, proof.head(manifest.signed_bytes()))
             else:
-                self._check(base64.b64decode(manifest.grant, validate=True), manifest.signed_bytes())
+                self._check_once(base64.b64decode(manifest.grant, validate=True), manifest.signed_bytes())
         except (InvalidSignature, binascii.Error, ValueError):
             return False
         return True

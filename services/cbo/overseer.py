@@ -10,7 +10,7 @@ import structlog
 
 from chassis.agent import LeaseFile
 from chassis.audit import Audit, heads
-from chassis.canonical import Json, canonical_json
+from chassis.canonical import Json
 from chassis.checkpoints import Seal, write_checkpoint
 from chassis.clock import Clock, iso, parse_iso
 from chassis.domains import DomainManifest
@@ -45,7 +45,7 @@ from services.cbo.proposals import Proposals
 from services.cbo.pulse import Pulse, Steps
 from services.cbo.report import report
 from services.cbo.reversals import Reversals
-from services.cbo.seal import sealed
+from services.cbo.seal import digest_of, sealed
 from services.cbo.store import Store
 from services.cbo.waiting import Waiting
 from services.cbo.withdrawals import Withdrawals
@@ -174,20 +174,20 @@ class Overseer:
             "kill_switch": whole["kill_switch"]["engaged"], "incidents": None, "mood": reason,
         }  # fmt: skip
         with self.bridge.store.transaction():
-            self.bridge.store.end_pulse(number, "interrupted", summary, canonical_json(self._sealed(whole)))
+            self.bridge.store.end_pulse(number, "interrupted", summary, self._sealed(whole))
         self.bridge.audit.write("pulse.interrupted", pulse=pulse_id)
 
-    def _sealed(self, whole: Json) -> Json:
-        """In the transaction that keeps it: with the seal of the record before."""
+    def _sealed(self, whole: Json) -> bytes:
+        """As it is kept. In the transaction that keeps it: with the seal of the record before."""
         store = self.bridge.store
         made = sealed({**whole, "previous": json.loads(store.fact(SEALED) or "null")})
-        store.set_fact(SEALED, json.dumps({"id": made["id"], "digest": made["seal"]["digest"]}))
+        store.set_fact(SEALED, json.dumps({"id": whole["id"], "digest": digest_of(made)}))
         return made
 
     def _write_pending(self) -> None:
         """Records that were committed but perhaps not written."""
         for _, pulse_id, started_at, kept in self.bridge.store.rows("pulses_unwritten"):
-            record.write(self.bridge.layout.pulses, pulse_id, parse_iso(started_at), kept)
+            record.write(self.bridge.layout.pulses, pulse_id, parse_iso(started_at), json.loads(kept), kept)
 
     def _builtin_objectives(self) -> None:
         for name, manifest in self.bridge.domains.items():
@@ -272,9 +272,9 @@ class Overseer:
         try:
             with bridge.store.transaction():
                 self._steps.settle(pulse)
-                whole = self._sealed(record.record_of(pulse, bridge, heads(bridge.layout.audit("cbo").parent)))
+                whole = record.record_of(pulse, bridge, heads(bridge.layout.audit("cbo").parent))
                 summary = record.summary_of(pulse)
-                kept_record = canonical_json(whole)
+                kept_record = self._sealed(whole)
                 bridge.store.end_pulse(pulse.number, "complete", summary, kept_record)
                 bridge.fault("settled")
         except BaseException:
@@ -289,7 +289,9 @@ class Overseer:
             )  # fmt: skip
         try:
             self._keep_rules()
-            record.write(bridge.layout.pulses, pulse.id, pulse.started_at, kept_record, durable=bridge.options.durable)
+            record.write(
+                bridge.layout.pulses, pulse.id, pulse.started_at, whole, kept_record, durable=bridge.options.durable
+            )
         except OSError as error:
             log.error("pulse record kept in the database only", pulse=pulse.id, why=str(error))
             summary, kept = {**summary, "mood": f"the record can't be written: {error.strerror}"}, False

@@ -1,6 +1,5 @@
 """The pulse record: every input and decision by value, canonical JSON; and its few figures."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -376,11 +375,11 @@ def rules_path(folder: Path, digest: str) -> Path:
     return folder / "policies" / f"{digest}.yaml"
 
 
-def write(folder: Path, pulse_id: str, started_at: datetime, kept: bytes, *, durable: bool = True) -> None:
-    """Both files of a record (canonical JSON), each whole. The report can be made anew: only the record is synced."""
+def write(folder: Path, pulse_id: str, started_at: datetime, whole: Json, kept: bytes, *, durable: bool = True) -> None:
+    """Both files of a record (`kept`: as canonical JSON), whole. The report is not synced: it can be made anew."""
     machine, people = paths(folder, pulse_id, started_at)
     machine.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(people, report(json.loads(kept)).encode(), durable=False)  # in the order in which a replay reads it
+    write_whole(people, report(whole).encode(), durable=False)
     write_whole(machine, kept + b"\n", durable=durable)
 
 

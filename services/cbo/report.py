@@ -47,9 +47,9 @@ def _head(record: Json) -> str:
 
 
 def _machine(reflect: Json) -> str:
-    rows = [(name.removesuffix("_percent"), _figure(figure)) for name, figure in reflect["capacity"].items()]
+    rows = [(name.removesuffix("_percent"), _figure(figure)) for name, figure in sorted(reflect["capacity"].items())]
     services = ", ".join(_service(each) for each in reflect["services"] or ()) or "unknown"
-    silent = "".join(f"\n- No answer from {name}: {why}" for name, why in reflect["silent"].items())
+    silent = "".join(f"\n- No answer from {name}: {why}" for name, why in sorted(reflect["silent"].items()))
     ending = "".join(f"\n- {each['reason']}" for each in reflect.get("domains_ending", ()))
     return "## Machine and services\n\n" + _table(("", "in use"), rows) + f"\n- Services: {services}{silent}{ending}\n"
 

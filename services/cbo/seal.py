@@ -28,12 +28,13 @@ class Broken:
     reason: str
 
 
-def sealed(body: Json) -> Json:
-    """The record with its seal."""
+def sealed(body: Json) -> bytes:
+    """The canonical JSON of the record with its seal, which is never its last key."""
     parts = list(_pieces(body, "", DEPTH))
     whole = b"".join(piece for _, piece in parts)
-    listed = [[path, len(piece), _short(piece)] for path, piece in parts]
-    return {**body, "seal": {"digest": sha256_hex(whole), "parts": listed}}
+    seal = {"digest": sha256_hex(whole), "parts": [[path, len(piece), _short(piece)] for path, piece in parts]}
+    at = 1 + sum(len(piece) for path, piece in parts if path.partition(".")[0] < "seal")  # after the brace or comma
+    return b'%b"seal":%b,%b' % (whole[:at], canonical_json(seal), whole[at:])
 
 
 def digest_of(raw: bytes) -> str:
@@ -51,7 +52,7 @@ def check(raw: bytes) -> tuple[Broken, ...]:
     end, body = (b"", body.removesuffix(b"\n")) if body.endswith(b"\n") else (body[-1:], body[:-1])
     broken = [Broken(path="end of file", reason=f"it ends with {end!r} instead of a line end")] if end else []
     if sha256_hex(body) == found["digest"].decode():
-        if canonical_json(sealed(json.loads(body))) != raw.removesuffix(b"\n") and not broken:
+        if sealed(json.loads(body)) != raw.removesuffix(b"\n") and not broken:
             broken.append(Broken(path="seal.parts", reason="the seal was changed"))
         return tuple(broken)
     differing = _differing(body, json.loads(found["parts"]))

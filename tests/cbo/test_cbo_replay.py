@@ -38,8 +38,7 @@ def rewrite(station: Station, pulse: str, change: Callable[[dict[str, Any]], Non
     change(whole)
     if resealed:
         whole.pop("seal")
-        whole = seal.sealed(whole)
-    path.write_bytes(canonical_json(whole) + b"\n")
+    path.write_bytes((seal.sealed(whole) if resealed else canonical_json(whole)) + b"\n")
 
 
 def live(station: Station, pulses: int, seed: str) -> None:

@@ -237,7 +237,7 @@ def test_a_refusal_is_not_remembered_and_what_is_has_a_bound() -> None:
     assert counting.checks == 3
     first = SIGNER.sign_many([plain(1), plain(2)])
     assert counting(first[0])
-    for n in range(grants.ROOTS):
+    for n in range(grants.REMEMBERED):
         assert counting(SIGNER.sign_many([plain(n + 10), plain(n + 11)])[1])
     before = counting.checks
     assert counting(first[1])
