@@ -13,7 +13,8 @@ from chassis.consent import ConsentFile
 from chassis.domains import DomainManifest
 from chassis.exchange.manifest import Manifest
 from chassis.exchange.port import Exchange
-from chassis.journal import Journal, consent_within
+from chassis.journal import Journal
+from chassis.journal.targets import refuse_outside
 from chassis.killswitch import KillSwitch
 from chassis.layout import Layout
 from chassis.work import Work
@@ -172,10 +173,13 @@ def build_agent(
     for root in roots:
         root.mkdir(parents=True, exist_ok=True)
     consents, own = ConsentFile(layout), {each.domain for each in domains if each.owner == name}
+    declared = [root.resolve() for root in roots]
 
     def consent(path: Path) -> None:
-        """As of now: a folder that is forbidden meanwhile is refused before the next change."""
-        consent_within([*roots, *(each.path for each in consents.here() if each.domain in own)])(path)
+        """As of now: a folder that is forbidden meanwhile is refused before the next change; a declared one stays where
+        it was at the start.
+        """
+        refuse_outside([*declared, *(each.path for each in consents.here() if each.domain in own)], path)
 
     journal = Journal(layout.journal, clock, consent)
     worker = Worker(

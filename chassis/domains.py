@@ -1,6 +1,5 @@
 """Domain manifests: what an agent may do, how it is checked, how it is undone."""
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import yaml
 from chassis.canonical import digest
 from chassis.clock import iso, parse_iso
 from chassis.errors import InvalidInput
+from chassis.exchange.moves import lstats
 
 
 class Level(IntEnum):
@@ -283,10 +283,8 @@ FileState = tuple[str, int, int, int, int]
 
 def folder_state(folder: Path, suffix: str | tuple[str, ...]) -> list[FileState]:
     """What changes when one of its files of these names does: names, times, inodes, sizes. Raises OSError."""
-    found = []
-    with os.scandir(folder) as entries:
-        for each in entries:
-            if each.name.endswith(suffix):
-                stat = each.stat(follow_symlinks=False)
-                found.append((each.name, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_size))
-    return sorted(found)
+    return sorted(
+        (name, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, info.st_size)
+        for name, info in lstats(folder, follow=True)
+        if name.endswith(suffix)
+    )

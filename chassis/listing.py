@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import zstandard
 
 from chassis.errors import Refused, ResourceExhausted
+from chassis.exchange.moves import lstats
 from chassis.journal.targets import refuse_secret
 
 FULL_BYTES = 2**20
@@ -113,19 +114,15 @@ def _walk(roots: Sequence[str]) -> Iterator[tuple[str, os.stat_result]]:
         while folders:
             folder = folders.pop()
             try:
-                entries = list(os.scandir(folder))
-            except FileNotFoundError:
+                for name, found in lstats(folder):
+                    path = f"{folder}/{name}"
+                    yield path, found
+                    if stat.S_ISDIR(found.st_mode) and found.st_dev == info.st_dev:
+                        folders.append(path)
+            except (FileNotFoundError, NotADirectoryError):  # gone, or a link by now
                 continue
             except PermissionError as error:
                 raise Refused(f"{folder} can't be listed, so nobody can say what changes in it") from error
-            for entry in entries:
-                try:
-                    found = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                yield entry.path, found
-                if entry.is_dir(follow_symlinks=False) and found.st_dev == info.st_dev:
-                    folders.append(entry.path)
 
 
 def _read(path: str, entry: Entry, was: Entry | None, *, whole: bool) -> Entry:

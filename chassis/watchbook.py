@@ -17,6 +17,7 @@ from chassis.atomic import write_whole
 from chassis.canonical import digest
 from chassis.errors import CalyxError, Refused
 from chassis.exchange.manifest import TASK_ID
+from chassis.exchange.moves import lstats
 from chassis.footprints import Compared, Terms, compare, real, restless
 from chassis.layout import SERVICES
 from chassis.listing import Listing, changed, packed, take, unpacked
@@ -234,9 +235,12 @@ class WatchBook:
     def _prune(self) -> None:
         """The oldest go first; a task whose look is gone is inconclusive."""
         kept = total = 0
-        tasks = [(each.stat().st_mtime_ns, each) for each in self._folder.glob("*.before")]
-        for _, path in sorted(tasks, reverse=True):
-            sizes = [path.with_suffix(f".{kind}") for kind in ("before", "after", "base")]
-            kept, total = kept + 1, total + sum(each.stat().st_size for each in sizes if each.exists())
+        found = dict(lstats(self._folder))
+        tasks = [
+            (info.st_mtime_ns, name.removesuffix(".before")) for name, info in found.items() if name.endswith(".before")
+        ]
+        for _, task in sorted(tasks, reverse=True):
+            files = (found.get(f"{task}.{kind}") for kind in ("before", "after", "base"))
+            kept, total = kept + 1, total + sum(info.st_size for info in files if info is not None)
             if kept > KEPT_TASKS or total > KEPT_BYTES:
-                self._forget(path.stem)
+                self._forget(task)

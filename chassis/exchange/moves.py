@@ -5,7 +5,7 @@ objects for them took longer than most of the calls.
 """
 
 # see above
-# ruff: noqa: PTH102, PTH103, PTH108, PTH114
+# ruff: noqa: PTH102, PTH103, PTH108, PTH114, PTH208
 
 import ctypes
 import errno
@@ -13,6 +13,7 @@ import fcntl
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from chassis.errors import Refused, Unavailable
@@ -54,6 +55,22 @@ def move_into(source: str, target: str) -> str:
                 raise
             os.makedirs(folder_of(target), exist_ok=True)
     raise Unavailable(f"{folder_of(target)} keeps vanishing; nothing was moved")
+
+
+def lstats(folder: Name, *, follow: bool = False) -> Iterator[tuple[str, os.stat_result]]:
+    """What lies in a folder (a link only with `follow`); what vanishes meanwhile is left out. Raises OSError.
+
+    Through its descriptor: by a path for each of thousands it takes half as long again.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+    try:
+        for name in os.listdir(fd):
+            try:
+                yield name, os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+    finally:
+        os.close(fd)
 
 
 def make_folder(path: str) -> None:

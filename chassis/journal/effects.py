@@ -49,6 +49,7 @@ class JournaledEffects:
     ) -> None:
         self._log, self._locks, self._consent, self._guard = log, locks, consent, guard
         self._epoch, self._fault, self._n = epoch, fault, next_n
+        self._journal = log.folder.parent.resolve()
         self._changed: set[str] = set()
         self._seen: dict[Path, tuple[Json, int]] = {}
 
@@ -145,7 +146,7 @@ class JournaledEffects:
     def _allowed(self, path: Path) -> Path:
         target = real_target(path)
         refuse_secret(target)
-        if target.is_relative_to(self._log.folder.parent.resolve()):
+        if target.is_relative_to(self._journal):
             raise Refused("the journal itself is never a target")
         self._consent(target)
         return target

@@ -31,13 +31,14 @@ _REMEMBERED_TASKS = 64
 def consent_within(roots: Sequence[Path]) -> Consent:
     """Consent for everything under these folders and nothing else. Links in the way are followed first."""
     allowed = [root.resolve() for root in roots]
+    return lambda path: refuse_outside(allowed, path)
 
-    def consent(path: Path) -> None:
-        real = path.parent.resolve() / path.name
-        if not any(real.is_relative_to(root) and real != root for root in allowed):
-            raise Refused(f"{path} is outside the folders this domain may change; allow its path first")
 
-    return consent
+def refuse_outside(allowed: Sequence[Path], path: Path) -> None:
+    """Raises Refused unless it lies under one of these folders, whose own links have been followed."""
+    real = path.parent.resolve() / path.name
+    if not any(real.is_relative_to(root) and real != root for root in allowed):
+        raise Refused(f"{path} is outside the folders this domain may change; allow its path first")
 
 
 def refuse_secret(path: Path) -> None:

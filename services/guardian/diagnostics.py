@@ -204,9 +204,11 @@ class Diagnostics:
         yield self._file_clock(written)
 
     def _databases(self) -> list[Path]:
-        """One below the station's folder. By names: its folders hold thousands of files, and a glob looks at each."""
+        """One below the station's folder. By names: its folders hold thousands of files, and a glob looks at each; the
+        journal, with a folder for each task, holds none.
+        """
         found = []
-        for folder in self._layout.root.glob("*"):
+        for folder in set(self._layout.root.glob("*")) - {self._layout.journal}:
             try:
                 names = os.listdir(folder)  # noqa: PTH208 — thousands of names, a path for each costs ten times as much
             except (NotADirectoryError, PermissionError, FileNotFoundError):  # as a glob takes them
