@@ -90,7 +90,9 @@ def _holds(lease: LeaseView, now: datetime) -> bool:
 
 
 KEPT_BYTES, KEPT_FOR, PRUNE_SECONDS = 2 * 2**30, timedelta(days=30), 6 * 3600.0
-"""What the journal keeps of former contents, per agent; older ones go first, and `undo` then says so."""
+"""What the journal keeps of former contents, and of tasks at all; older ones go first, and `undo` then says so."""
+PRUNES = "governor"
+"""The agent that keeps the journal in these bounds: all agents share it, and reading all of it once is enough."""
 
 
 DRILL_AGAIN_SECONDS = 60.0
@@ -106,8 +108,8 @@ VAIN_WAKES = 3
 class Agent:
     """The worker with its drills done first, on its own thread, so that a slow disk delays no answer."""
 
-    def __init__(self, worker: Worker, journal: Journal, clock: Clock) -> None:
-        self._worker, self._journal, self._clock = worker, journal, clock
+    def __init__(self, worker: Worker, journal: Journal, clock: Clock, *, prunes: bool = True) -> None:
+        self._worker, self._journal, self._clock, self._prunes = worker, journal, clock, prunes
         self._drill_at = clock.monotonic()
         self._recover_at = clock.monotonic() + RECOVER_SECONDS
         self._prune_at = clock.monotonic()  # at once: what grew before a restart is bounded too
@@ -127,8 +129,8 @@ class Agent:
         return woken
 
     def step(self) -> None:
-        """Drill first, then claim and do what is ready; see to programs that were cut short; every six hours bound the
-        journal.
+        """Drill first, then claim and do what is ready; see to programs that were cut short; every six hours one agent
+        bounds the journal.
         """
         if self._clock.monotonic() >= self._drill_at:
             self._drill_at = self._clock.monotonic() + DRILL_AGAIN_SECONDS
@@ -140,9 +142,9 @@ class Agent:
         if self._clock.monotonic() >= self._recover_at:
             self._recover_at = self._clock.monotonic() + RECOVER_SECONDS
             self._worker.recover(programs_only=True)
-        if self._clock.monotonic() >= self._prune_at:
+        if self._prunes and self._clock.monotonic() >= self._prune_at:
             self._prune_at = self._clock.monotonic() + PRUNE_SECONDS
-            for task_id in self._journal.prune(KEPT_BYTES, KEPT_FOR):
+            for task_id in self._journal.prune(KEPT_BYTES, KEPT_FOR, awaited=self._worker.awaits):
                 log.info("can no longer be undone: its kept contents were dropped", task=task_id)
 
 
@@ -198,4 +200,4 @@ def build_agent(
         manifests=lambda domain: live[domain].digest,
         drilled=layout.drilled(name),
     )
-    return Agent(worker, journal, clock)
+    return Agent(worker, journal, clock, prunes=name == PRUNES)

@@ -120,6 +120,10 @@ class Worker:
         """Real time, at most `seconds`; True as soon as something may be ready for this agent."""
         return self._exchange.wait(self._agent, seconds)
 
+    def awaits(self, task_id: str) -> bool:
+        """Whether the exchange may still hand it out, so that what was done of it has to be known."""
+        return self._exchange.get(TaskId(task_id)).state in ("held", "waiting", "ready", "claimed")
+
     def _start(self) -> None:
         """After a crash: settle the journal, then get back what the dead boot of this agent held."""
         self.recover()

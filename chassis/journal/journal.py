@@ -2,25 +2,25 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from chassis.atomic import read_json, write_json
 from chassis.canonical import Json
-from chassis.clock import Clock, iso, parse_iso
-from chassis.errors import CalyxError, Damaged, NotFound, Refused
+from chassis.clock import Clock, iso
+from chassis.errors import CalyxError, NotFound, Refused
 from chassis.exchange.moves import names, spread
-from chassis.journal import announced, cells, watched
+from chassis.journal import announced, cells, retention, watched
 from chassis.journal import undo as way_back
 from chassis.journal.announced import Announced
 from chassis.journal.boot import boot_id, keeps_order
 from chassis.journal.effects import Fault, Guard
-from chassis.journal.extents import stored_bytes
 from chassis.journal.keyed import KeyedEffects
 from chassis.journal.records import Entry, State, TaskJournal, TaskLog
 from chassis.journal.recovery import drop_strays, settle
+from chassis.journal.retention import Ended
 from chassis.journal.survey import Bounds
 from chassis.journal.targets import Consent, Locks
 
@@ -46,15 +46,6 @@ class TaskStatus:
     outcome: Json | None
     cut_short: bool = False
     """It was to be done whole, was not, and a recovery took it back."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """`tasks` whose former contents are kept, `oldest` the end of the first of them; None for none."""
-
-    tasks: int
-    kept_bytes: int
-    oldest: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +119,7 @@ class Journal:
         for task_id in names(self._root):
             if not task_id.startswith("."):
                 log = self._log(task_id)
-                journal = _readable(log)
+                journal = retention.readable(log)
                 if journal is None or journal.state in ("open", "undoing") or not journal.settled:
                     log.mark()
         write_json(file, boot, mode=0o600, durable=False)  # lost or torn, it is another id
@@ -195,7 +186,12 @@ class Journal:
 
     def can_undo(self, task_id: str) -> tuple[bool, str]:
         """Cheap: what the records say. `undo(dry_run=True)` looks at the world as well."""
-        return _undoable(self._log(task_id).read())
+        return self._undoable(self._log(task_id).read())
+
+    def _undoable(self, journal: TaskJournal) -> tuple[bool, str]:
+        if journal.state == "none" and (left := retention.gone(self._root).get(journal.task_id)):
+            return False, f"task {journal.task_id} can't be undone: {left[1]}"
+        return _undoable(journal)
 
     def undo(self, task_id: str, dry_run: bool = False, after: Sequence[str] = (), by: str = "") -> UndoReport:
         """Restore byte-identical content, mode and owner. Raises Drifted (nothing touched), Refused, NotFound.
@@ -206,15 +202,16 @@ class Journal:
         """
         log = self._log(task_id)
         journal = log.read()
-        if journal.state == "none":
+        if journal.state == "none" and task_id not in retention.gone(self._root):
             raise NotFound(f"nothing was journaled for task {task_id}")
-        possible, reason = _undoable(journal)
+        possible, reason = self._undoable(journal)
         if not possible:
             raise Refused(reason)
         with log.owned(), self._locks.held(_targets(journal), task_id, journal.epoch):
             journal = log.read()
-            if journal.state == "undone":
-                raise Refused(f"task {task_id} was undone meanwhile")
+            possible, reason = _undoable(journal)
+            if not possible:  # by now
+                raise Refused(reason)
             if not journal.settled:
                 watched.settle(log)  # in the journal's own folder only, so on a dry run too
             for entry in [] if dry_run else journal.half_done:
@@ -343,78 +340,66 @@ class Journal:
     def kept(self) -> tuple[Kept, ...]:
         """Each ended task whose former contents are kept, oldest first."""
         return tuple(
-            Kept(task_id=task_id, ended_at=at, kept_bytes=size, undoable=self.can_undo(task_id)[0])
-            for at, task_id, size in sorted(self._ended())
+            Kept(
+                task_id=each.task_id,
+                ended_at=each.at,
+                kept_bytes=each.kept_bytes,
+                undoable=self.can_undo(each.task_id)[0],
+            )
+            for each in self._ended()
+            if not each.dropped
         )
 
     def dropped(self) -> tuple[tuple[str, str], ...]:
         """Tasks that can no longer be undone because their contents were dropped, each with when and why."""
-        logs = [_readable(self._log(task_id)) for task_id in names(self._root) if not task_id.startswith(".")]
-        gone = sorted((each.pruned_at, each.task_id, each.pruned) for each in logs if each and each.pruned)
-        return tuple((task_id, f"{task_id}: {reason}") for _, task_id, reason in gone)
-
-    def usage(self) -> Usage:
-        """How much is kept for undo, and how far back: what went before that can no longer be undone."""
-        ended = self._ended()
-        return Usage(
-            tasks=len(ended), kept_bytes=sum(size for *_, size in ended), oldest=min(ended)[0] if ended else None
+        there = map(retention.readable, retention.logs_in(self._root, self._log))
+        found = {**retention.gone(self._root), **{j.task_id: (j.pruned_at, j.pruned) for j in there if j and j.pruned}}
+        return tuple(
+            (task_id, f"{task_id}: {reason}")
+            for task_id, (_, reason) in sorted(found.items(), key=lambda each: (each[1][0], each[0]))
         )
 
-    def _ended(self) -> list[tuple[datetime, str, int]]:
-        """When each task ended whose contents are still kept, and the bytes that they take on the disk."""
-        ended = []
-        for task_id in names(self._root):
-            if task_id.startswith("."):
-                continue
-            log = self._log(task_id)
-            journal = _readable(log)
-            if journal and journal.state in ("finished", "undone") and not journal.pruned:
-                size = sum(stored_bytes(file) for file in log.pre.iterdir()) if log.pre.is_dir() else 0
-                ended.append((parse_iso(journal.ended_at), task_id, size))
-        return ended
+    def _ended(self) -> list[Ended]:
+        return retention.ended(retention.logs_in(self._root, self._log))
 
-    def prune(self, max_bytes: int, max_age: timedelta, *, dry_run: bool = False) -> list[str]:
-        """Drop the kept contents of ended tasks, oldest first, until both bounds hold; records stay.
+    def prune(
+        self, max_bytes: int, max_age: timedelta, *, dry_run: bool = False,
+        awaited: Callable[[str], bool] = lambda _task_id: False,
+    ) -> list[str]:  # fmt: skip
+        """Drop what ended longer ago, with its records, and else the oldest contents until no more bytes are kept.
 
-        Returns the ids of tasks that can no longer be undone because of it.
+        The records of a task that is `awaited` stay: it may be handed out again, and must not be done twice. Returns
+        the ids of tasks that can no longer be undone because of it.
         """
-        now, ended = self._clock.now(), self._ended()
-        total, dropped = sum(size for _, _, size in ended), []
-        for at, task_id, size in sorted(ended):
-            if now - at <= max_age and total <= max_bytes:
-                break
-            if dry_run:
-                total -= size
-                dropped.append(task_id)
-                continue
-            why = "age" if now - at > max_age else f"size: more than {max_bytes / 2**20:.0f} MiB were kept"
-            log = self._log(task_id)
-            with log.held() as ours:
-                if ours:
-                    log.append(
-                        "pruned", reason=f"its kept contents were dropped on {iso(now)} to bound the journal ({why})"
-                    )
-                    shutil.rmtree(log.pre, ignore_errors=True)
-                    total -= size
-                    dropped.append(task_id)
+        now, dropped = self._clock.now(), []
+        for each, why in retention.due(self._ended(), max_bytes, max_age, now):
+            if not each.dropped:
+                dropped.append(each.task_id)
+            if not dry_run:
+                self._drop(each, why, now, whole=why == retention.AGE and not awaited(each.task_id))
+        if not dry_run:
+            shutil.rmtree(self._root / ".leaving", ignore_errors=True)
         return dropped
 
-
-def _readable(log: TaskLog) -> TaskJournal | None:
-    """None for damaged records: the others go on, and each recovery tells of these."""
-    try:
-        return log.read()
-    except Damaged:
-        return None
+    def _drop(self, each: Ended, why: str, now: datetime, *, whole: bool) -> None:
+        log = self._log(each.task_id)
+        reason = f"its kept contents were dropped on {iso(now)} to bound the journal ({why})"
+        with log.held() as ours:
+            if ours and whole:
+                targets = _targets(log.read())
+                retention.drop(self._root, log, reason, now)
+                self._locks.forget(targets, lambda task_id: not self._log(task_id).folder.is_dir())
+            elif ours and not each.dropped:
+                retention.drop_contents(log, reason)
 
 
 def _undoes(log: TaskLog) -> bool:
-    journal = _readable(log)
+    journal = retention.readable(log)
     return bool(journal and journal.undoes)
 
 
 def _cut_short_program(log: TaskLog) -> bool:
-    journal = _readable(log)
+    journal = retention.readable(log)
     return bool(journal and journal.watched and journal.state in ("open", "undoing") and not journal.undoes)
 
 

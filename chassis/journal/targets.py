@@ -188,29 +188,40 @@ class Locks:
 
     @contextlib.contextmanager
     def _locked(self, path: Path, how: int) -> Iterator[int]:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            deadline = self._clock.monotonic() + _LOCK_SECONDS
-            while True:
-                try:
-                    fcntl.flock(fd, how | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
+        deadline = self._clock.monotonic() + _LOCK_SECONDS
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                if not _flocked(fd, how):
                     if self._clock.monotonic() >= deadline:
-                        raise Unavailable("the target is locked by another task; nothing was changed") from None
+                        raise Unavailable("the target is locked by another task; nothing was changed")
                     self._clock.wait(0.05)
-            yield fd
-        finally:
-            os.close(fd)
+                elif os.fstat(fd).st_nlink:  # else it was forgotten before we had it
+                    yield fd
+                    return
+            finally:
+                os.close(fd)
+
+    def forget(self, targets: Sequence[Path], ended: Callable[[str], bool]) -> None:
+        """Drop the records of these targets, and of the folders above them, that nobody holds and that remember only
+        tasks of which `ended` says that they can't come back.
+        """
+        for path in {self._path(each) for target in targets for each in (target, *target.parents)}:
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                if _flocked(fd, fcntl.LOCK_EX) and os.fstat(fd).st_nlink and all(map(ended, _epochs(fd))):
+                    path.with_suffix(".heirs").unlink(missing_ok=True)
+                    path.unlink()
+            finally:
+                os.close(fd)
 
     def _fence(self, lock: int, task_id: str, epoch: int) -> None:
         """In the lock's own file: one more file for each change was a third of its cost. Not synced: after a power
         cut no older holder lives."""
-        try:
-            # The first value counts: a holder killed between the two calls below leaves the end of a longer one.
-            epochs = dict(json.JSONDecoder().raw_decode(os.pread(lock, 1 << 16, 0).decode())[0])
-        except (ValueError, TypeError):
-            epochs = {}  # new, or not whole after a power cut
+        epochs = _epochs(lock)
         if epochs.get(task_id, 0) > epoch:
             raise LeaseLost(f"epoch {epochs[task_id]} of task {task_id} has been here; epoch {epoch} may not act")
         if epochs.get(task_id) != epoch:
@@ -219,3 +230,20 @@ class Locks:
             data = canonical_json([*([k, v] for k, v in kept), [task_id, epoch]])
             os.pwrite(lock, data, 0)
             os.ftruncate(lock, len(data))
+
+
+def _flocked(fd: int, how: int) -> bool:
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _epochs(lock: int) -> dict[str, int]:
+    """The highest epoch of each task that a lock remembers, oldest first; none in a new one, or after a power cut."""
+    try:
+        # The first value counts: a holder killed between the two calls of `_fence` leaves the end of a longer one.
+        return dict(json.JSONDecoder().raw_decode(os.pread(lock, 1 << 16, 0).decode())[0])
+    except (ValueError, TypeError):
+        return {}

@@ -93,7 +93,7 @@ class Hand:
 
 def test_what_is_ready_but_not_for_now_wakes_an_agent_a_few_times_only(tmp_path: Path) -> None:
     hand, clock = Hand(), VirtualClock()
-    agent = Agent(hand, Journal(tmp_path, clock, consent_within([])), clock)  # type: ignore[arg-type] # a stand-in for the worker
+    agent = Agent(hand, Journal(tmp_path, clock, consent_within([])), clock, prunes=False)  # type: ignore[arg-type] # a stand-in for the worker
     for _ in range(VAIN_WAKES):
         agent.step()
         assert agent.rest(0.25)

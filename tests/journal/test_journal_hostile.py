@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -274,11 +275,10 @@ def test_a_mode_that_a_person_gave_since_refuses_the_undo(yard: Yard) -> None:
 
 
 def test_the_journal_says_how_much_it_keeps_and_since_when(yard: Yard) -> None:
-    assert yard.journal.usage().oldest is None
+    assert yard.journal.kept() == ()
     yard.do(lambda effects: effects.remove(yard.file("a", b"x" * 5000)))
-    used = yard.journal.usage()
-    assert (used.tasks, used.kept_bytes) == (1, 5000)
-    assert used.oldest is not None
-    yard.journal.prune(0, used.oldest - used.oldest)
-    assert yard.journal.usage().tasks == 0
+    (used,) = yard.journal.kept()
+    assert (used.task_id, used.kept_bytes, used.undoable) == ("t1", 5000, True)
+    yard.journal.prune(0, timedelta(days=1))
+    assert yard.journal.kept() == ()
     assert "dropped" in yard.journal.can_undo("t1")[1]
