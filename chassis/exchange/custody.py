@@ -12,7 +12,7 @@ from pathlib import Path
 from chassis.atomic import fsync_dir, write_json
 from chassis.canonical import canonical_json
 from chassis.clock import Clock, iso
-from chassis.errors import AlreadyAcked, CalyxError, InvalidInput, LeaseLost
+from chassis.errors import AlreadyAcked, CalyxError, InvalidInput, LeaseLost, Unavailable
 from chassis.exchange import rules
 from chassis.exchange.commits import Commits, Record
 from chassis.exchange.cursor import Cursor
@@ -148,8 +148,13 @@ class Custody:
     ) -> list[Claim]:
         """Those of the moved that are tasks to be done now; what is not goes where it belongs."""
         claims: list[Claim] = []
-        for place in taken:
-            manifest = self.genuine(place, pool)
+        for at, place in enumerate(taken):
+            try:
+                manifest = self.genuine(place, pool)
+            except Unavailable:  # nobody can say whether it was granted
+                for each in taken[at:]:
+                    move_into(each.path, f"{self._at}/ready/{pool}/{priority}/{each.task_id}.e{each.epoch}.ready")
+                raise
             if manifest is None:
                 continue
             if manifest.priority != int(priority[1:]):

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from chassis.atomic import write_whole
-from chassis.errors import BadSignature
+from chassis.errors import BadSignature, Unavailable
 from chassis.exchange import trees
 from chassis.exchange.manifest import Manifest
 
@@ -74,7 +74,8 @@ class Signer:
 
 
 class Verifier:
-    """Checks grants. Without a readable key nothing is valid (fail closed).
+    """Checks grants. Without a readable key nobody can say what was granted: Unavailable, and nothing is done or set
+    aside until it is there.
 
     The key file is read at first use, and again at each use while it is missing, so that a service may start
     before the station's keys exist. Safe to be used by many threads.
@@ -91,7 +92,7 @@ class Verifier:
 
     def valid(self, manifest: Manifest) -> bool:
         self._key = self._key or self._read()
-        if self._key is None or not manifest.grant:
+        if not manifest.grant:
             return False
         try:
             if manifest.grant.startswith(trees.PREFIX):
@@ -110,9 +111,14 @@ class Verifier:
         assert self._key is not None
         self._key.verify(signature, message)
 
-    def _read(self) -> Ed25519PublicKey | None:
+    def _read(self) -> Ed25519PublicKey:
         try:
             key = serialization.load_pem_public_key(self._path.read_bytes())
-        except (OSError, ValueError, UnsupportedAlgorithm):
-            return None
-        return key if isinstance(key, Ed25519PublicKey) else None
+        except (OSError, ValueError, UnsupportedAlgorithm) as error:
+            raise Unavailable(
+                f"the station's grant key {self._path.name} can't be read ({type(error).__name__}); no task is handed "
+                "out until it is there: put it back from a backup"
+            ) from error
+        if not isinstance(key, Ed25519PublicKey):
+            raise Unavailable(f"the station's grant key {self._path.name} is not Ed25519; no task is handed out")
+        return key

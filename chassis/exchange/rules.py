@@ -218,7 +218,7 @@ def admit(manifests: Sequence[Manifest], known: Callable[[TaskId], bool]) -> Adm
             refused[index] = Duplicate(f"task {manifest.task_id} is already there; nothing was changed")
         elif len(body := manifest.stored_bytes()) > MAX_MANIFEST_BYTES:
             refused[index] = InvalidInput(
-                f"task {manifest.task_id} is larger than {MAX_MANIFEST_BYTES} bytes; put the payload into artifacts"
+                f"task {manifest.task_id} is larger than {MAX_MANIFEST_BYTES} bytes; keep the payload in a file"
             )
         else:
             batch[manifest.task_id], bodies[index] = index, body

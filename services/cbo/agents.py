@@ -11,6 +11,7 @@ from typing import Any
 from chassis.audit import Audit
 from chassis.canonical import sha256_hex
 from chassis.clock import Clock, iso, parse_iso
+from chassis.domain_book import OWNER
 from chassis.errors import InvalidInput, NotFound, Refused, Unauthenticated
 from chassis.exchange.manifest import TASK_ID
 from chassis.exchange.rules import ANSWERS
@@ -21,7 +22,6 @@ from services.cbo.store import Store
 RESERVED = frozenset({*CALLERS, ANSWERS, "agent", "inbox", "station", "policy"})
 """Names that mean somebody else in manifests, acks, leases and audit lines."""
 
-MAX_NAME = 64
 MAX_DOMAINS = 32
 MAX_VERSION = 120
 MAX_CAPABILITIES, MAX_CAPABILITY = 32, 200
@@ -107,7 +107,7 @@ class Registry:
         with self._lock:
             known = self._known.get(name)
             if known is None or known[0].revoked_at is not None:
-                raise Unauthenticated(f"the token of {name[:MAX_NAME]} was revoked")
+                raise Unauthenticated(f"the token of {name[:60]} was revoked")
             agent = replace(known[0], last_seen=self._clock.now())
             self._known[name] = (agent, known[1])
             self._seen.add(name)
@@ -153,7 +153,7 @@ class Registry:
 
     def _find(self, name: str) -> tuple[Agent, str]:
         if name not in self._known:
-            raise NotFound(f"there is no agent {name[:MAX_NAME]}; `calyx agent list` shows them")
+            raise NotFound(f"there is no agent {name[:60]}; `calyx agent list` shows them")
         return self._known[name]
 
     def _keep(self, agent: Agent, digest: str) -> None:
@@ -170,8 +170,8 @@ class Registry:
 
 
 def _named(name: str) -> None:
-    if not TASK_ID.fullmatch(name) or len(name) > MAX_NAME:
-        raise InvalidInput(f"an agent's name matches {TASK_ID.pattern} and has at most {MAX_NAME} characters")
+    if not OWNER.fullmatch(name):
+        raise InvalidInput("an agent's name is that of a domain's owner: up to 40 lower-case letters, digits, - and _")
     if name in RESERVED:
         raise InvalidInput(f"{name} is a name of the station's own; choose another one")
 

@@ -91,7 +91,9 @@ class Notifier:
         """One try each, now, also to those that are failing. Raises NotFound for a name that is not there."""
         targets = [each for each in self._targets.here() if only in ("", each.name)]
         if only and not targets:
-            raise NotFound(f"there is no target {only[:60]!r} in {self._targets.path.name}; see `calyx notify list`")
+            raise NotFound(
+                f"there is no target {only[:60]!r} in {self._targets.path.name}; `calyx notify test` tries them all"
+            )
         found = []
         for target in targets:
             why = target.fault

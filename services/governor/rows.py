@@ -53,7 +53,7 @@ def _number(value: float | None) -> str:
 
 
 class Rows:
-    """The file. A file with other columns (an older release) is kept beside as `<name>.<first slot>`."""
+    """The file. A file with other columns (an older release) is kept beside as `<name>.until-<slot>`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -16,7 +16,7 @@ import pytest
 from exchange_world import LEASE, PRIVATE, PUBLIC, VERIFIER, World, task
 
 from chassis.canonical import canonical_json
-from chassis.errors import AlreadyAcked, LeaseLost, Refused, ResourceExhausted
+from chassis.errors import AlreadyAcked, LeaseLost, Refused, ResourceExhausted, Unavailable
 from chassis.exchange import custody, files, moves
 from chassis.exchange.files import FilesExchange
 
@@ -211,7 +211,9 @@ def test_a_missing_key_means_nothing_is_handed_out(world: World, tmp_path: Path)
     world.exchange.submit(world.task("a"))
     blind = Verifier.load(tmp_path / "nowhere.pub")
     exchange = FilesExchange(tmp_path / "svf", world.clock, blind.valid, world.kill_switch, LEASE)
-    assert exchange.claim("governor", "w1") == []
+    with pytest.raises(Unavailable):
+        exchange.claim("governor", "w1")
+    assert world.exchange.get("a").state == "ready", "not among the dead"
 
 
 def test_a_full_disk_at_submit_publishes_nothing_and_says_so(world: World, monkeypatch) -> None:

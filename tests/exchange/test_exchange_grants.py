@@ -4,12 +4,14 @@ import base64
 from dataclasses import replace
 from pathlib import Path
 
+import exchange_world
 import pytest
 from exchange_world import PUBLIC, SIGNER, VERIFIER, World
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chassis.clock import VirtualClock
+from chassis.errors import Unavailable
 from chassis.exchange import grants
 from chassis.exchange.grants import Signer, Verifier, generate_key
 from chassis.exchange.manifest import Manifest, TaskId
@@ -246,9 +248,35 @@ def test_a_refusal_is_not_remembered_and_what_is_has_a_bound() -> None:
 
 def test_without_a_key_no_tree_is_valid_and_with_one_it_is(tmp_path: Path) -> None:
     late = Verifier.load(tmp_path / "grant.pub")
-    assert not late(SIGNED[0])
+    with pytest.raises(Unavailable):
+        late(SIGNED[0])
     (tmp_path / "grant.pub").write_bytes(PUBLIC.read_bytes())
     assert late(SIGNED[0])
+
+
+@pytest.mark.parametrize("kind", ["memory", "files"])
+def test_while_nobody_can_say_what_was_granted_nothing_is_handed_out_and_nothing_is_lost(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim moves several at once and looks at them after; a sweep looks at all."""
+    key = tmp_path / "late.pub"
+    monkeypatch.setattr(exchange_world, "VERIFIER", Verifier.load(key))
+    world = World(kind, tmp_path / "station")
+    for n in range(4):
+        world.exchange.submit(world.task(f"t-{n}", dependencies=("t-0",) if n == 3 else ()))
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="no task is handed out"):
+            world.exchange.claim("governor", "w1", 3)
+        with pytest.raises(Unavailable):
+            world.exchange.sweep()
+    assert [world.exchange.get(TaskId(f"t-{n}")).state for n in range(4)] == ["ready"] * 3 + ["waiting"]
+    key.write_bytes(PUBLIC.read_bytes())
+    claims = world.exchange.claim("governor", "w1", 3)
+    assert [(claim.manifest.task_id, claim.epoch) for claim in claims] == [(f"t-{n}", 1) for n in range(3)]
+    for claim in claims:
+        world.exchange.ack(claim, world.ack(claim))
+    world.exchange.sweep()
+    assert world.claim().manifest.task_id == "t-3"
 
 
 @pytest.mark.parametrize("kind", ["memory", "files"])
