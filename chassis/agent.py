@@ -6,7 +6,7 @@ from pathlib import Path
 
 import structlog
 
-from chassis.atomic import read_json
+from chassis.atomic import FileState, file_state, read_json
 from chassis.audit import Audit
 from chassis.clock import Clock, parse_iso
 from chassis.consent import ConsentFile
@@ -39,7 +39,7 @@ class LeaseFile:
 
     def __init__(self, layout: Layout, clock: Clock) -> None:
         self._file, self._clock = layout.state("governor") / "leases.json", clock
-        self._seen: tuple[int, int] | None = None
+        self._seen: FileState | None = None
         self._leases: list[LeaseView] = []
         self._unreadable = ""
 
@@ -63,9 +63,7 @@ class LeaseFile:
 
     def _refresh(self) -> None:
         try:
-            stat = self._file.stat()
-            seen = (stat.st_mtime_ns, stat.st_ino)
-            if seen == self._seen:
+            if (seen := file_state(self._file)) == self._seen:
                 return
             leases = read_json(self._file)["leases"]
             self._leases = [

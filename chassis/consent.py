@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from chassis.atomic import read_json, write_json
+from chassis.atomic import FileState, file_state, read_json, write_json
 from chassis.canonical import Json
 from chassis.clock import iso, parse_iso
 from chassis.errors import CalyxError, Damaged, InvalidInput, NotFound, Refused
@@ -166,8 +166,8 @@ class ConsentFile:
     """The consents as they are now: read again when the file changes. Thread-safe. `fault`: why it allows nothing."""
 
     def __init__(self, layout: Layout) -> None:
-        self._layout, self._lock = layout, threading.Lock()
-        self._seen: tuple[int, int, int] | None = None
+        self._layout, self._file, self._lock = layout, layout.consents, threading.Lock()
+        self._seen: FileState | None = None
         self._paths: tuple[AllowedPath, ...] = ()
         self.fault = ""
 
@@ -175,9 +175,7 @@ class ConsentFile:
         """As written: the folders may be missing where this is asked."""
         with self._lock:
             try:
-                stat = self._layout.consents.stat()
-                seen = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-                if seen != self._seen:
+                if (seen := file_state(self._file)) != self._seen:
                     self._paths, self._seen, self.fault = read(self._layout), seen, ""
             except FileNotFoundError:
                 self._paths, self._seen, self.fault = (), None, ""

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TypeVar, get_args
 
 import structlog
 
-from chassis.atomic import append_lines, fsync_dir, write_whole
+from chassis.atomic import FileState, append_lines, file_state, fsync_dir, write_whole
 from chassis.canonical import canonical_json
 from chassis.clock import iso, parse_iso
 from chassis.errors import InvalidInput
@@ -51,7 +51,7 @@ class Archive:
         self._folder = root / "archive"
         self._folder.mkdir(exist_ok=True)
         self._index = Index(root / "index.sqlite")
-        self._seen: tuple[int, int] | None = None
+        self._seen: FileState | None = None
         self._empty = False
         self._caught_up = False
         self._looked: dict[str, tuple[int, int]] = {}
@@ -85,10 +85,9 @@ class Archive:
 
     def _nothing(self) -> bool:
         """Is there no segment at all? Asked of the folder again only when it has changed."""
-        found = self._folder.stat()
-        if self._seen != (found.st_ino, found.st_mtime_ns):
+        if (state := file_state(self._folder)) != self._seen:
             self._empty = not self._segments()
-            self._seen = (found.st_ino, found.st_mtime_ns)
+            self._seen = state
         return self._empty
 
     def _asked(self, ask: Callable[[], T]) -> T:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from chassis.atomic import read_json, write_json
+from chassis.atomic import FileState, file_state, read_json, write_json
 from chassis.canonical import Json, digest
 from chassis.clock import Clock, iso, parse_iso
 from chassis.errors import CalyxError, InvalidInput
@@ -110,7 +110,7 @@ class Cheetah:
     statistics: Statistics
     memory: MemoryPort
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _latest: tuple[tuple[int, int, int], Analysis] | None = field(default=None, init=False)
+    _latest: tuple[FileState, Analysis] | None = field(default=None, init=False)
 
     def analyze(self, last: int = 240, import_dir: str = "", charts: bool = True) -> Analysis:
         """Analyse the last pulses, or the older reports in `import_dir` (its result goes to a folder of its own).
@@ -174,8 +174,7 @@ class Cheetah:
         """The last analysis of the station's own pulses, None if there was none."""
         path = self.folder / "trends.json"
         try:
-            info = path.stat()
-            seen = (info.st_ino, info.st_mtime_ns, info.st_size)
+            seen = file_state(path)
             if self._latest is None or self._latest[0] != seen:  # each pulse asks
                 self._latest = seen, analysis_from_json(read_json(path))
             return self._latest[1]

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from chassis.atomic import whole_lines
+from chassis.atomic import FileState, file_state, whole_lines
 from chassis.canonical import Json, canonical_json, sha256_hex
 from chassis.clock import iso, parse_iso
 from chassis.errors import InvalidInput
@@ -101,8 +101,8 @@ def is_open(sources: Sources, day: str, until: datetime) -> bool:
     return day >= f"{until - timedelta(days=1):%Y%m%d}" or not (sources.out / f"{day}.json").exists()
 
 
-Facts = dict[Path, tuple[tuple[int, int], datetime, str, list[float | None]]]
-"""What a pulse record says, by file: the file's mtime and size, when it began, its status, the TES of what ended."""
+Facts = dict[Path, tuple[FileState, datetime, str, list[float | None]]]
+"""What a pulse record says, by file: the file's state then, when it began, its status, the TES of what ended."""
 
 
 def summarise(
@@ -154,13 +154,13 @@ def _pulses(
     known.clear()
     for path in (path for folder in folders for path in sorted(folder.glob("bp-*.json"))):
         try:
-            stat = path.stat()
+            state = file_state(path)
             seen = before.get(path)
-            if seen is None or seen[0] != (stat.st_mtime_ns, stat.st_size):
+            if seen is None or seen[0] != state:
                 record = json.loads(path.read_bytes())
                 scores = [task.get("tes") for task in record.get("critique", {}).get("ended", [])]
                 began = parse_iso(record["started_at"])
-                seen = ((stat.st_mtime_ns, stat.st_size), began, str(record["status"]), scores)
+                seen = (state, began, str(record["status"]), scores)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
         known[path] = seen

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from chassis.atomic import FileState, file_state
 from chassis.audit import Audit
 from chassis.clock import Clock
 from chassis.policy import RuleSet
@@ -22,7 +23,7 @@ log = structlog.get_logger(__name__)
 OWN = "policy_own"
 """The fact that the station has had a policy of its own: from then on its absence allows nothing."""
 
-_Look = tuple[int, int, int, int] | None
+_Look = FileState | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +69,9 @@ class PolicyFile:
     def _look(self) -> _Look:
         """What tells one version from the next; None while there is no file."""
         try:
-            stat = self._own.stat()
+            return file_state(self._own)
         except OSError:
             return None
-        return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_size
 
     def _first(self) -> InForce:
         self._looked = self._look()

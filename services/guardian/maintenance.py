@@ -7,7 +7,7 @@ from pathlib import Path
 
 import structlog
 
-from chassis.atomic import whole_lines
+from chassis.atomic import FileState, file_state, whole_lines
 from chassis.clock import parse_iso
 
 log = structlog.get_logger(__name__)
@@ -29,7 +29,7 @@ class Maintenance:
 
     def __init__(self, file: Path, guardian_started: datetime) -> None:
         self._file, self._guardian_started = file, guardian_started
-        self._seen: tuple[int, int] | None = None
+        self._seen: FileState | None = None
         self._windows: tuple[Window, ...] = ()
 
     def covers(self, moment: datetime) -> bool:
@@ -45,10 +45,10 @@ class Maintenance:
 
     def _read(self) -> tuple[Window, ...]:
         try:
-            stat = self._file.stat()
+            state = file_state(self._file)
         except FileNotFoundError:
             return ()
-        if self._seen != (stat.st_mtime_ns, stat.st_size):
+        if self._seen != state:
             windows: dict[datetime, Window] = {}
             for line in whole_lines(self._file):
                 try:
@@ -59,5 +59,5 @@ class Maintenance:
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     log.warning("a maintenance line can't be read; it counts for nothing", error=str(error))
             self._windows = tuple(windows.values())
-            self._seen = (stat.st_mtime_ns, stat.st_size)
+            self._seen = state
         return self._windows
