@@ -13,7 +13,7 @@ from services.cbo.bridge import Bridge
 from services.cbo.kpis import DomainConfidence, Kpi, SlotState, TesDay
 from services.cbo.measured import Measured
 from services.cbo.ports import Health
-from services.cbo.posterior import Bin, Posterior
+from services.cbo.posterior import Posterior, binned
 
 _ANSWERS = ("task.approved", "task.rejected")
 _MARKS = (b'"override":true', b'"event":"policy.', *(b'"event":"%s"' % each.encode() for each in _ANSWERS))
@@ -113,15 +113,8 @@ class Meter:
             overrides=overridden,
             answers=answers,
             confidence=tuple(self._confidence(now)),
-            bins=self._bins(now),
+            bins=binned([(row[0], row[1]) for row in bridge.store.rows("calibration", iso(now - kpis.WINDOW))]),
             **bridge.beliefs.arms(),
-        )
-
-    def _bins(self, now: datetime) -> tuple[Bin, ...]:
-        rows = self._bridge.store.rows("calibration", iso(now - kpis.WINDOW))
-        return tuple(
-            Bin(count=count, predicted=predicted, succeeded=succeeded, squared_error=squared)
-            for _, count, predicted, succeeded, squared in rows
         )
 
     def _tes_day(self, now: datetime) -> TesDay:

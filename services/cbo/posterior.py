@@ -1,7 +1,7 @@
 """How sure we are that a procedure works: discounted Beta posteriors, pooled over contexts, and their calibration."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Self
@@ -16,6 +16,7 @@ al., Bayesian Data Analysis, 5.3): a procedure's record beside that of one conte
 COST_WEIGHT = 0.3
 """Weight of the newest cost in the running mean."""
 Z_95 = 1.959964
+BINS = 10
 ENOUGH_PREDICTIONS = 100
 """Before they are judged: ten in each of ten bins. Of fewer, chance alone makes the calibration error larger than any
 bound (0.14 where thirty come true nine times in ten, just as they said)."""
@@ -172,6 +173,25 @@ class Calibration:
 
 
 NO_CALIBRATION = Calibration(predictions=0, brier=None, ece=None)
+
+
+def binned(ended: Sequence[tuple[float, int]]) -> tuple[Bin, ...]:
+    """(prediction, 1 for success or 0) of each, by rising prediction, cut into at most ten bins of equal mass: the
+    first ones hold one more where it does not come out even."""
+    size, more = divmod(len(ended), BINS)
+    made, at = [], 0
+    for number in range(min(BINS, len(ended))):
+        part = ended[at : at + size + (number < more)]
+        at += len(part)
+        made.append(
+            Bin(
+                count=len(part),
+                predicted=math.fsum(prediction for prediction, _ in part),
+                succeeded=sum(good for _, good in part),
+                squared_error=math.fsum((prediction - good) ** 2 for prediction, good in part),
+            )
+        )
+    return tuple(made)
 
 
 def calibration(bins: Iterable[Bin]) -> Calibration:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 import scipy.stats
 from cbo_station import Station
@@ -26,6 +27,7 @@ from services.cbo.posterior import (
     Bin,
     Key,
     Posterior,
+    binned,
     calibration,
     joined,
     learned,
@@ -255,6 +257,17 @@ def test_bins_have_equal_mass_and_the_record_holds_what_the_plot_needs(station: 
     sizes = [each["count"] for each in found["bins"]]
     assert sum(sizes) == found["predictions"] > 10 and max(sizes) - min(sizes) <= 1 and len(sizes) == 10
     assert found["brier"] is not None and found["base_rate"] == 1.0 and found["skill"] is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 57, 1440])
+def test_predictions_are_binned_in_order_by_equal_mass_as_numpy_splits_them(count: int) -> None:
+    chance = Rng.of("bins", str(count))
+    ended = sorted((chance.uniform(), int(chance.uniform() < 0.7)) for _ in range(count))
+    parts = [part for part in np.array_split(np.array(ended).reshape(-1, 2), 10) if len(part)]
+    assert [
+        (made.count, made.succeeded, pytest.approx(made.predicted), pytest.approx(made.squared_error))
+        for made in binned(ended)
+    ] == [(len(p), p[:, 1].sum(), p[:, 0].sum(), ((p[:, 0] - p[:, 1]) ** 2).sum()) for p in parts]
 
 
 def test_the_kpi_command_says_how_good_the_predictions_were() -> None:

@@ -134,13 +134,11 @@ WHERE worked = 1 AND ended_at > ? GROUP BY rehearsal, tes IS NULL;
 SELECT domain, count(*) FROM task INDEXED BY task_worked
 WHERE worked = 1 AND ended_at > ? AND rehearsal = 0 AND tes IS NOT NULL GROUP BY domain;
 -- name: calibration
-SELECT bin, count(*), sum(prediction), sum(good), sum((prediction - good) * (prediction - good))
-FROM (SELECT prediction, ntile(10) OVER (ORDER BY prediction, ended_at, stability) AS bin,
-        stability = 1.0 AND rowid NOT IN (SELECT late.rowid FROM verification INDEXED BY verification_regressed
-            JOIN task AS late ON late.id = task_id WHERE verdict = 'regressed') AS good
-    FROM task INDEXED BY task_worked
-    WHERE worked = 1 AND ended_at > ? AND rehearsal = 0 AND stability IS NOT NULL AND prediction IS NOT NULL)
-GROUP BY bin ORDER BY bin;
+SELECT prediction, stability = 1.0 AND rowid NOT IN (SELECT late.rowid FROM verification INDEXED BY verification_regressed
+    JOIN task AS late ON late.id = task_id WHERE verdict = 'regressed') AS good
+FROM task INDEXED BY task_worked
+WHERE worked = 1 AND ended_at > ? AND rehearsal = 0 AND stability IS NOT NULL AND prediction IS NOT NULL
+ORDER BY prediction, ended_at, stability;
 
 -- name: target_insert
 INSERT OR IGNORE INTO task_target (target, ended_at, task_id) VALUES (?, ?, ?);
