@@ -2,10 +2,12 @@
 
 import os
 import platform
+import re
 import shutil
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +23,7 @@ from cli.output import JsonFlag, emit
 from cli.reach import reach_of
 from cli.tables import Column, table
 
+_MADE = re.compile(r"-(\d{8}T\d{6})")
 Answer = Literal["ok", "note", "fail"]
 """`note`: fine without, but worth knowing. Only `fail` makes the exit status 1."""
 
@@ -168,6 +171,26 @@ def _integrity(layout: Layout, _clock: Clock) -> tuple[Answer, str, str]:
     return "ok", "identity, audit chains, database and last pulse hold", ""
 
 
+def _backups(layout: Layout, clock: Clock) -> tuple[Answer, str, str]:
+    """One a day is made. A station younger than two days may have none yet."""
+    found, late = [], []
+    for name, folder in (("memory", layout.memory), ("cbo", layout.state("cbo"))):
+        if any(folder.glob("*.sqlite")):
+            names = (_MADE.search(path.name) for path in (folder / "backups").glob("*.sqlite"))
+            newest = max((match[1] for match in names if match), default="")
+            made = datetime.strptime(f"{newest}+0000", "%Y%m%dT%H%M%S%z") if newest else _founded(layout, clock)
+            hours = (clock.now() - made) / timedelta(hours=1)
+            found.append(f"{name} {f'{hours:.0f} h ago' if newest else 'none yet'}")
+            late += [name] if hours > 48 else []
+    if not found:
+        return "note", "nothing to back up yet", "calyx up makes a station"
+    return ("note" if late else "ok"), ", ".join(found), f"logs/{late[0]}.log says why" if late else ""
+
+
+def _founded(layout: Layout, clock: Clock) -> datetime:
+    return load_identity(layout).created_at if layout.identity.exists() else clock.now()
+
+
 def _damages(layout: Layout) -> Iterator[str]:
     from chassis.ledger import check_ledger
 
@@ -179,8 +202,7 @@ def _damages(layout: Layout) -> Iterator[str]:
     chains, signed = check_ledger(layout)
     yield from (f"audit chain {each.service}: {each.reason}" for each in chains if not each.ok)
     yield from (f"audit checkpoint {each.name}: {each.fault}" for each in signed if each.fault)
-    database = layout.memory / "experience.sqlite"
-    if database.exists():
+    for database in filter(Path.exists, (layout.memory / "experience.sqlite", layout.state("cbo") / "cbo.sqlite")):
         try:
             with sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=5) as connection:
                 said = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -207,5 +229,6 @@ _CHECKS: tuple[tuple[str, Check], ...] = (
     ("gpu", _gpu),
     ("docker", _docker),
     ("notify", _notify),
+    ("backups", _backups),
     ("integrity", _integrity),
 )

@@ -25,6 +25,7 @@ from chassis.periodic import Periodic
 from chassis.policy import DAY, Used
 from services.cbo import history, record
 from services.cbo.agents import Registry
+from services.cbo.backup import LOOK_SECONDS, Backups
 from services.cbo.bridge import Beliefs, Bridge, Options, all_drilled, no_fault, nothing_barred
 from services.cbo.consents import Consents
 from services.cbo.desk import Desk
@@ -38,6 +39,7 @@ from services.cbo.meter import Meter
 from services.cbo.notify import Notifier
 from services.cbo.notify_targets import FILE, Send, Targets, send_by_apprise
 from services.cbo.objectives import Objective, Schedule
+from services.cbo.older import outrun
 from services.cbo.policy import Policy
 from services.cbo.policy_file import PolicyFile
 from services.cbo.ports import Peers
@@ -45,15 +47,12 @@ from services.cbo.proposals import Proposals
 from services.cbo.pulse import Pulse, Steps
 from services.cbo.report import report
 from services.cbo.reversals import Reversals
-from services.cbo.seal import digest_of, sealed
+from services.cbo.seal import SEALED, digest_of, sealed
 from services.cbo.store import Store
 from services.cbo.waiting import Waiting
 from services.cbo.withdrawals import Withdrawals
 
 log = structlog.get_logger(__name__)
-
-SEALED = "record_sealed"
-"""The fact that names the newest record and its seal."""
 
 
 class Overseer:
@@ -129,6 +128,7 @@ class Overseer:
         self._withdrawals = Withdrawals(self.bridge)
         self._reversals = Reversals(self.bridge, self.desk)
         self._one_pulse = threading.Lock()
+        self.backups = Backups(store.folder, lambda: self._one_pulse, clock.now)
         self._behind = False
         self._signed_on: date | None = None
         self._kept_rules: set[str] = set()
@@ -142,6 +142,7 @@ class Overseer:
         bridge.layout.pulses.mkdir(parents=True, exist_ok=True)
         if bridge.policy.broken:
             bridge.audit.write("policy.broken", why=bridge.policy.broken)
+        outrun(bridge, self.agents)
         self._behind = not self._catch_up("the CBO ended before the pulse did")
         planned = [
             task
@@ -220,6 +221,7 @@ class Overseer:
             Periodic(name="cbo.compact", every_seconds=compact_seconds, step=self.compact),
             Periodic(name="cbo.inbox", every_seconds=reap_seconds, step=self.take_in),
             Periodic(name="cbo.notify", every_seconds=notify_seconds, step=self.notifier.step),
+            Periodic(name="cbo.backup", every_seconds=LOOK_SECONDS, step=self.backups.step),
         )
 
     def step(self) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from chassis.canonical import Json, canonical_json, sha256_hex
 
+SEALED = "record_sealed"
+"""The fact that names the newest record and its seal."""
 DEPTH = 2
 _SHORT = 8
 """Hex digits: these only say where; whether anything differs is decided by the whole digest."""

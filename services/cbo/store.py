@@ -39,6 +39,7 @@ class Store:
 
     def __init__(self, folder: Path, *, durable: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
         self._guard = _only_writer(folder / "cbo.lock")
         self._lock = threading.RLock()
         self._depth = 0
@@ -134,6 +135,17 @@ class Store:
 
     def end_pulse(self, number: int, status: str, summary: Json, record: bytes) -> None:
         self.run("pulse_end", status, json.dumps(summary), record, number)
+
+    def last_ended(self) -> int:
+        """The highest number of a pulse that ended, known or forgotten; 0 for none. Only the last can be under way."""
+        return int(self.rows("pulse_last_ended")[0][0])
+
+    def skip_pulses(self, number: int) -> None:
+        """Give out no number up to this one, nor end one that is under way: all of them are over."""
+        with self.transaction():
+            self.run("pulses_drop_running")
+            self.run("pulses_forget_last")
+            self.run("pulses_skip", number)
 
     # objectives
 

@@ -80,8 +80,28 @@ def test_doctor_finds_a_whole_station_whole(calyx: Console, layout: Layout) -> N
     value = calyx.json("doctor")
     assert value["ok"] is True
     assert set(answers(value)) == {
-        "python", "ports", "disk", "permissions", "clock", "cgroup", "psi", "gpu", "docker", "integrity", "notify",
+        "python", "ports", "disk", "permissions", "clock", "cgroup", "psi", "gpu", "docker", "backups", "integrity",
+        "notify",
     }  # fmt: skip
+
+
+def test_doctor_says_how_old_the_backups_are(calyx: Console, layout: Layout) -> None:
+    def said() -> tuple[str, str]:
+        (check,) = (each for each in calyx.json("doctor")["checks"] if each["check"] == "backups")
+        return check["answer"], check["found"]
+
+    assert said() == ("note", "nothing to back up yet")
+    for folder in (layout.memory, layout.state("cbo")):
+        (folder / "backups").mkdir(parents=True)
+        (folder / "backups" / f"{folder.name}-{calyx.reach.clock.now():%Y%m%dT%H%M%SZ}.sqlite").touch()
+        sqlite3.connect(folder / f"{folder.name}.sqlite").close()
+    calyx.reach.clock.advance(3 * 3600)
+    assert said() == ("ok", "memory 3 h ago, cbo 3 h ago")
+    calyx.reach.clock.advance(46 * 3600)
+    assert said() == ("note", "memory 49 h ago, cbo 49 h ago")
+    for each in (layout.state("cbo") / "backups").iterdir():
+        each.unlink()
+    assert said() == ("note", "memory 49 h ago, cbo none yet")
 
 
 def test_doctor_names_open_secrets_and_damage_with_a_fix(calyx: Console, layout: Layout) -> None:

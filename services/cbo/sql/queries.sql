@@ -16,6 +16,15 @@ SELECT id, summary FROM pulse WHERE status <> 'running' ORDER BY number DESC LIM
 SELECT number, id, started_at, summary, record FROM pulse WHERE id = ? AND status <> 'running';
 -- name: pulses_old
 SELECT number, id, started_at FROM pulse WHERE number <= ? AND record IS NULL ORDER BY number LIMIT 20;
+-- name: pulse_last_ended
+SELECT coalesce((SELECT min(number) - 1 FROM pulse WHERE status = 'running'),
+    (SELECT seq FROM sqlite_sequence WHERE name = 'pulse'), 0);
+-- name: pulses_drop_running
+DELETE FROM pulse WHERE status = 'running';
+-- name: pulses_forget_last
+DELETE FROM sqlite_sequence WHERE name = 'pulse';
+-- name: pulses_skip
+INSERT INTO sqlite_sequence (name, seq) VALUES ('pulse', ?);
 -- name: pulse_forget
 DELETE FROM pulse WHERE number = ?;
 
