@@ -54,7 +54,8 @@ class Store:
         except sqlite3.DatabaseError as error:
             self._guard.close()
             raise Damaged(
-                f"{folder / 'cbo.sqlite'} can't be opened: {error}. It was not changed; restore it from a backup"
+                f"{folder / 'cbo.sqlite'} can't be opened: {error}. It was not changed; put a copy from cbo/backups in "
+                "its place, as docs/runbooks/quarantine.md says"
             ) from error
 
     def _migrate(self) -> None:
