@@ -10,6 +10,7 @@ from chassis.clock import Clock, VirtualClock
 
 log = structlog.get_logger(__name__)
 
+TELL_AGAIN_SECONDS = 60.0
 REST_SECONDS = 0.25
 """A thread that rests by other means than the clock looks this often whether it is to stop."""
 
@@ -25,6 +26,28 @@ class Periodic:
     every_seconds: float
     step: Callable[[], None]
     rest: Callable[[float], bool] | None = None
+
+
+class Failures:
+    """Steps in a row that raised: what is new is told with its traceback, what goes on in a line a minute."""
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self._name, self._clock = name, clock
+        self._said, self._told_at, self._count = "", 0.0, 0
+
+    def add(self, error: Exception) -> None:
+        now, self._count = self._clock.monotonic(), self._count + 1
+        if (said := repr(error)) != self._said:
+            self._said, self._told_at = said, now
+            log.error("periodic step failed", periodic=self._name, exc_info=error)
+        elif now - self._told_at >= TELL_AGAIN_SECONDS:
+            self._told_at = now
+            log.error("periodic step still fails", periodic=self._name, why=said, times=self._count)
+
+    def end(self) -> None:
+        if self._count:
+            log.info("periodic step works again", periodic=self._name, failed=self._count)
+            self._said, self._count = "", 0
 
 
 class PeriodicThreads:
@@ -48,12 +71,14 @@ class PeriodicThreads:
             thread.join(max(0.0, deadline - self._clock.monotonic()))
 
     def _run(self, periodic: Periodic) -> None:
-        due = self._clock.monotonic()
+        due, failures = self._clock.monotonic(), Failures(periodic.name, self._clock)
         while not self._stop.is_set():
             try:
                 periodic.step()
-            except Exception:
-                log.exception("periodic step failed", periodic=periodic.name)
+            except Exception as error:
+                failures.add(error)
+            else:
+                failures.end()
             due = max(due + periodic.every_seconds, self._clock.monotonic())
             if periodic.rest is None:
                 self._clock.wait(due - self._clock.monotonic(), self._stop)

@@ -1,6 +1,7 @@
 """The worker: claims, checks, rehearses or performs, journals, answers. The only way an agent changes anything."""
 
 import contextlib
+import errno
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -52,6 +53,10 @@ def no_leases(_target: str) -> LeaseView | None:
 
 class Stopped(Refused):
     """The kill switch came between claim and effect: neither success nor failure."""
+
+
+class NoRoom(NotYet):
+    """The disk is full and nothing of the task is in place: it is given back, which says nothing of the domain."""
 
 
 class Worker:
@@ -207,7 +212,12 @@ class Worker:
         return work
 
     def _rehearse(self, work: Work, task: Manifest, made: "_Making") -> Ack:
-        plan = work.rehearse(task, self._fresh_scratch(task.task_id))
+        try:
+            plan = work.rehearse(task, self._fresh_scratch(task.task_id))
+        except OSError as error:
+            if _full(error):
+                raise NoRoom(_NO_ROOM) from error
+            raise
         return made.ack(
             "rehearsed" if plan.changes else "no_work",
             plan.notes,
@@ -288,6 +298,8 @@ class Worker:
             except (CalyxError, OSError) as stuck:
                 log.error("could not take back what was applied", task=claim.manifest.task_id, why=str(stuck))
                 detail = f"{detail}; what was applied could not be taken back: {stuck}"
+        if _full(error) and made.applied == made.reverted:
+            raise NoRoom(_NO_ROOM) from error
         return made.ack(status, detail, files_changed=changed)
 
     def _still_ours(self, claim: Claim) -> bool:
@@ -364,6 +376,13 @@ class Worker:
     def _note(self, event: str, **facts: Any) -> None:
         if self._audit is not None:
             self._audit.write(event, agent=self._agent, **facts)
+
+
+_NO_ROOM = "the disk is full; nothing of the task is in place, and it is tried again"
+
+
+def _full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 _UNFORESEEN = "an unforeseen error; the details are in the log of {agent}"

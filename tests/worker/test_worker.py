@@ -1,5 +1,6 @@
 """The worker over the real exchange, the real journal and a small work of its own."""
 
+import errno
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,7 +20,7 @@ from chassis.exchange.files import FilesExchange
 from chassis.exchange.manifest import Manifest
 from chassis.journal import Journal, consent_within
 from chassis.work import Change, Effects, Outcome, Plan
-from chassis.worker import LeaseView, Worker
+from chassis.worker import GIVEN_BACK_SECONDS, LeaseView, Worker
 from tests.full_disk import full_disk
 
 
@@ -397,6 +398,43 @@ def test_a_target_without_consent_is_refused_and_untouched(yard: Yard, tmp_path:
     assert [p.name for p in outside.iterdir()] == ["x.txt"]
     with pytest.raises(Refused):
         yard.journal.undo("t1")
+
+
+@pytest.mark.parametrize("fields", [{}, {"rehearsal": True, "level": "GUIDE"}], ids=["done", "rehearsed"])
+def test_a_task_that_meets_a_full_disk_is_given_back_and_done_when_there_is_room(yard: Yard, fields: dict) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    yard.submit("t1", **fields)
+    yard.work.between = full
+    rehearse, yard.work.rehearse = yard.work.rehearse, full  # type: ignore[method-assign]
+    yard.worker.step()
+    assert yard.ack("t1") is None
+    assert yard.files() == BEFORE
+    view = yard.world.exchange.get("t1")
+    assert (view.state, view.epoch) == ("waiting", 2)
+    yard.work.between, yard.work.rehearse = lambda: None, rehearse  # type: ignore[method-assign]
+    yard.world.clock.advance(GIVEN_BACK_SECONDS)
+    yard.world.exchange.sweep()
+    assert yard.worker.step() == 1
+    assert yard.ack("t1").status == ("rehearsed" if fields else "done")
+    assert yard.files() == (BEFORE if fields else AFTER)
+
+
+def test_a_disk_that_stays_full_ends_a_task_without_a_score(yard: Yard) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    yard.work.between = full
+    yard.submit("t1", max_attempts=2)
+    for _ in range(2):
+        yard.worker.step()
+        yard.world.clock.advance(GIVEN_BACK_SECONDS)
+        yard.world.exchange.sweep()
+    view = yard.world.exchange.get("t1")
+    assert (view.state, view.ack) == ("dead", None)
+    assert "the disk is full" in view.reason
+    assert yard.files() == BEFORE
 
 
 def test_a_drill_that_a_full_disk_failed_is_passed_later(yard: Yard) -> None:
