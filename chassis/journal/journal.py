@@ -373,15 +373,15 @@ class Journal:
         """
         now, dropped = self._clock.now(), []
         for each, why in retention.due(self._ended(), max_bytes, max_age, now):
-            if not each.dropped:
+            whole = why == retention.AGE and not dry_run and not awaited(each.task_id)
+            if (dry_run or self._drop(each, why, now, whole=whole)) and not each.dropped:
                 dropped.append(each.task_id)
-            if not dry_run:
-                self._drop(each, why, now, whole=why == retention.AGE and not awaited(each.task_id))
         if not dry_run:
             shutil.rmtree(self._root / ".leaving", ignore_errors=True)
         return dropped
 
-    def _drop(self, each: Ended, why: str, now: datetime, *, whole: bool) -> None:
+    def _drop(self, each: Ended, why: str, now: datetime, *, whole: bool) -> bool:
+        """False while somebody works on it."""
         log = self._log(each.task_id)
         reason = f"its kept contents were dropped on {iso(now)} to bound the journal ({why})"
         with log.held() as ours:
@@ -391,6 +391,7 @@ class Journal:
                 self._locks.forget(targets, lambda task_id: not self._log(task_id).folder.is_dir())
             elif ours and not each.dropped:
                 retention.drop_contents(log, reason)
+            return ours
 
 
 def _undoes(log: TaskLog) -> bool:
