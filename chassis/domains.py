@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 import yaml
 
+from chassis.atomic import FileState, state_of
 from chassis.canonical import digest
 from chassis.clock import iso, parse_iso
 from chassis.errors import InvalidInput
@@ -278,13 +279,9 @@ class LiveDomains(Mapping[str, DomainManifest]):
         return self._domains
 
 
-FileState = tuple[str, int, int, int, int]
+FolderState = list[tuple[str, FileState]]
 
 
-def folder_state(folder: Path, suffix: str | tuple[str, ...]) -> list[FileState]:
+def folder_state(folder: Path, suffix: str | tuple[str, ...]) -> FolderState:
     """What changes when one of its files of these names does: names, times, inodes, sizes. Raises OSError."""
-    return sorted(
-        (name, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, info.st_size)
-        for name, info in lstats(folder, follow=True)
-        if name.endswith(suffix)
-    )
+    return sorted((name, state_of(info)) for name, info in lstats(folder, follow=True) if name.endswith(suffix))

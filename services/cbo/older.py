@@ -37,6 +37,8 @@ def outrun(bridge: Bridge, agents: Registry) -> bool:
     newest, raw = newer[0][0], newer[0][1].read_bytes()
     last = next(_whole(newer[:LOOK_BACK]), None)
     standings = {} if last is None else standings_of(last)
+    for agent in agents.all():  # first: once the numbers are skipped, a start does not come here again
+        agents.revoke(agent.name, WHY, "cbo")
     with bridge.store.transaction():
         bridge.store.skip_pulses(newest + 1)  # one more may have begun, without a record
         if digest := seal.digest_of(raw):
@@ -49,12 +51,10 @@ def outrun(bridge: Bridge, agents: Registry) -> bool:
         outside = [name for name, manifest in bridge.domains.items() if manifest.signed_by]
         for name in outside:
             bridge.store.run("fact_drop", f"domain:{name}")  # a person approves it again, in whatever edition
-    for agent in agents.all():
-        agents.revoke(agent.name, WHY, "cbo")
-    bridge.audit.write(
-        "store.older", records=pulse_id(newest), database=pulse_id(known), lowered=sorted(lowered),
-        objectives=[each.id for each in ended], domains=sorted(outside),
-    )  # fmt: skip
+        bridge.audit.write(
+            "store.older", records=pulse_id(newest), database=pulse_id(known), lowered=sorted(lowered),
+            objectives=[each.id for each in ended], domains=sorted(outside),
+        )  # fmt: skip
     log.error("an older cbo.sqlite was put back", records=pulse_id(newest), database=pulse_id(known))
     return True
 
@@ -62,6 +62,7 @@ def outrun(bridge: Bridge, agents: Registry) -> bool:
 def _lower(bridge: Bridge, domain: str, last: Standing | None, pulse: int) -> bool:
     """To where it stood last; to where one begins that can't be told of. Never up."""
     level = last.level if last is not None else min(Level.GUIDE, bridge.domains[domain].start_level)
+    level = min(level, bridge.ladder.terms(domain).max_level)
     if level >= bridge.ladder.standing(domain).level:
         return False
     bridge.ladder.force(domain, level, WHY, pulse, bridge.clock.now())

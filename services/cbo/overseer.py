@@ -128,7 +128,7 @@ class Overseer:
         self._withdrawals = Withdrawals(self.bridge)
         self._reversals = Reversals(self.bridge, self.desk)
         self._one_pulse = threading.Lock()
-        self.backups = Backups(store.folder, lambda: self._one_pulse, clock.now)
+        self.backups = Backups(layout.state("cbo"), lambda: self._one_pulse, clock.now)
         self._behind = False
         self._signed_on: date | None = None
         self._kept_rules: set[str] = set()

@@ -39,7 +39,6 @@ class Store:
 
     def __init__(self, folder: Path, *, durable: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
         self._guard = _only_writer(folder / "cbo.lock")
         self._lock = threading.RLock()
         self._depth = 0

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from domain_letters import Office
 from chassis.domains import Level
 from chassis.errors import Damaged
 from services.cbo import backup
+from services.cbo.agents import Registry
 from services.cbo.backup import EVERY, KEPT, Backups
 from services.cbo.objectives import Schedule
 from services.cbo.replay_desk import ReplayDesk
@@ -160,6 +162,33 @@ def test_after_an_older_copy_nobody_stands_higher_than_at_the_last_pulse(station
     assert standing.level is Level.OBSERVE
     assert "older cbo.sqlite" in standing.reason
     assert station.audit("store.older")[0]["lowered"] == ["diagnostics"]
+
+
+def test_where_the_limit_fell_below_where_a_domain_stood_last_the_limit_counts(station: Station) -> None:
+    station.pulse(8)
+    copy = station.cbo.backups.write()
+    station.cbo.desk.set_level("diagnostics", Level.GUIDE, "too eager", 0, "operator")
+    station.pulse()
+    station.domains["diagnostics"] = replace(station.domains["diagnostics"], max_level=Level.OBSERVE)
+    put_back(station, copy)
+    assert station.cbo.bridge.ladder.rung("diagnostics").level is Level.OBSERVE
+
+
+def test_a_start_that_is_killed_on_an_older_copy_leaves_no_agent_its_token(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    station.cbo.agents.invite("scout", ("sorting",), False, "operator")
+    station.pulse()
+    copy = station.cbo.backups.write()
+    station.pulse()
+    with monkeypatch.context() as patched:
+        patched.setattr(Registry, "revoke", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            put_back(station, copy)
+    station.cbo.bridge.store.close()
+    station.open()
+    assert station.cbo.agents.all()[0].revoked_at is not None
+    assert len(station.audit("store.older")) == 1
 
 
 def test_where_no_record_can_be_believed_everybody_begins_anew(station: Station) -> None:
