@@ -26,7 +26,7 @@ Before each run the machine writes out what it holds (`sync`): else whoever come
 waits for that one's writes as well. Within a run nobody is helped.
 
 Nothing is deleted before the end: for minutes ext4 steps over inodes that were freed, one by one, so whoever makes
-many files (we do, about four entries a task) is slowed by what others deleted. Deleting each folder at once
+many files (we do, two a task) is slowed by what others deleted. Deleting each folder at once
 took our figure from about 2,300 to 900 tasks/s at 2 workers and left the others, who append, as they were.
 
 What each loses was measured in the design (kill -9 of a worker in mid-task; a power cut by copying the image of a

@@ -17,8 +17,7 @@ import struct
 import threading
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -96,7 +95,6 @@ class Commits:
         self._folder, self._name, self._number = folder, secrets.token_hex(6), 0
         self._current: _Segment | None = None
         self._lock = threading.Lock()
-        self._helper = ThreadPoolExecutor(1, "exchange-sync")
         self._open: list[int] = []
         weakref.finalize(self, _close, self._open)
 
@@ -106,11 +104,10 @@ class Commits:
             self._room(size + _HEAD.size + 1)
 
     @contextlib.contextmanager
-    def promise(self, records: Sequence[Record], meanwhile: Callable[[], None] | None = None) -> Iterator[None]:
+    def promise(self, records: Sequence[Record]) -> Iterator[None]:
         """The records are durable inside the block, in which the folders are brought to what they say.
 
-        `meanwhile` is done while the disk is busy: what need not wait for that. Raises OSError when they may not be
-        durable; then nobody may be told that they are.
+        Raises OSError when they may not be durable; then nobody may be told that they are.
         """
         data = b"".join(_framed(each) for each in records)
         with self._lock:
@@ -121,14 +118,7 @@ class Commits:
             upto = segment.written
             segment.unfinished += 1
         try:
-            if meanwhile is None:
-                segment.sync(upto)
-            else:
-                synced = self._helper.submit(segment.sync, upto)
-                try:
-                    meanwhile()
-                finally:
-                    synced.result()
+            segment.sync(upto)
             yield
         finally:
             with self._lock:

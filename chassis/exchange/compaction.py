@@ -74,9 +74,9 @@ class Compaction:
         self._bin.mkdir(exist_ok=True)
         for task_id, _ in gone:
             remove(self._folder.task(task_id))
-            record = self._folder.record(task_id)
-            if there(record):
-                move(record, self._bin / task_id)
+            remove(self._folder.ack(task_id))
+            if there(marks := self._folder.marks(task_id)):
+                move(marks, self._bin / task_id)
         sync_file_system(self._folder.root)
         for _, path in gone:
             remove(path)

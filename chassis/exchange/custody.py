@@ -22,7 +22,6 @@ from chassis.exchange.manifest import TASK_ID, Ack, AckStatus, Manifest, TaskId
 from chassis.exchange.moves import (
     Unfit,
     folder_of,
-    make_folder,
     move_into,
     name_of,
     names,
@@ -33,9 +32,6 @@ from chassis.exchange.moves import (
 )
 from chassis.exchange.port import Claim, Holder
 from chassis.killswitch import KillSwitch
-
-FEW = 2
-"""So few folders are made sooner than a second thread is awake."""
 
 
 class Custody:
@@ -272,17 +268,11 @@ class Custody:
         return _Passed(index=index, ack=ack, held=held, done=done, pending=pending, body=body)
 
     def _promise(self, passed: Sequence["_Passed"], refused: list[CalyxError | OSError | None]) -> None:
-        def make_folders() -> None:
-            with contextlib.suppress(OSError):  # made again, and told, when the ack is published
-                for each in passed:
-                    make_folder(folder_of(self._folder.ack(each.ack.task_id)))
-
-        records, many = [Record(kind="A", body=each.body) for each in passed], len(passed) > FEW
         try:
-            with self._commits.promise(records, make_folders if many else None):
+            with self._commits.promise([Record(kind="A", body=each.body) for each in passed]):
                 for each in passed:
                     try:
-                        self._publish_ack(each.pending, each.ack, each.body, made=many)
+                        self._publish_ack(each.pending, each.ack, each.body)
                         if each.held in self._beside:
                             self._tidy(each.held)
                     except OSError as error:
@@ -299,14 +289,9 @@ class Custody:
             return AlreadyAcked(f"task {task_id} has its ack ({known.status}); this one was not recorded")
         return LeaseLost(f"task {task_id} is no longer held at epoch {epoch}; nothing was recorded")
 
-    def _publish_ack(self, pending: str, ack: Ack, body: bytes, *, made: bool = False) -> None:
-        """What another process put beside the claim, or a mark to cancel it, is left to the next sweep.
-
-        `made`: its folder should be there.
-        """
+    def _publish_ack(self, pending: str, ack: Ack, body: bytes) -> None:
+        """What another process put beside the claim, or a mark to cancel it, is left to the next sweep."""
         answer = self._folder.ack(ack.task_id)
-        if not made:
-            make_folder(folder_of(answer))
         while True:
             try:
                 move_into(pending, answer)
@@ -400,8 +385,8 @@ class Custody:
     def next_epoch(self, place: Place, manifest: Manifest, not_before: datetime | None, reason: str) -> bool:
         """The mark of the new epoch is durable before the task moves, so that an older file is never taken for it."""
         epoch = place.epoch + 1
-        record = self._folder.open_record(place.task_id)
-        write_json(record / f"e{epoch}", {"not_before": iso(not_before) if not_before else None, "reason": reason})
+        marks = self._folder.open_marks(place.task_id)
+        write_json(marks / f"e{epoch}", {"not_before": iso(not_before) if not_before else None, "reason": reason})
         target = self._folder.later(place.task_id, epoch) if not_before else self._folder.ready(manifest, epoch)
         try:
             move_into(place.path, target)

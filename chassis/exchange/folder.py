@@ -1,5 +1,6 @@
 """Where a task lies in the exchange folder, and whether what lies there is the task it says it is."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -32,8 +33,8 @@ from chassis.exchange.moves import (
 from chassis.exchange.port import TaskState
 
 FOLDERS = (
-    "inbox", "tmp", "log", "tasks", "waiting", "awaited", "held", "ready", "claimed", "done", "acks", "dead", "cancel",
-    "workers",
+    "inbox", "tmp", "log", "tasks", "waiting", "awaited", "held", "ready", "claimed", "done", "acks", "epochs", "dead",
+    "cancel", "workers",
 )  # fmt: skip
 MAX_ACK_BYTES = 16 * 1024 * 1024
 
@@ -76,8 +77,8 @@ class Folder:
     """Paths, names and identity of the task files under one exchange root.
 
     A task is one inode: the same file is linked as `tasks/<id>.json` (the record, which outlives the task) and
-    moved by rename from state to state. A copy has another inode and is never taken for the task. What becomes of
-    it lies in `acks/<2 hex>/<id>/`: a mark for each later epoch, and the ack. Until then that folder is not there.
+    moved by rename from state to state. A copy has another inode and is never taken for the task. Its ack is
+    `acks/<2 hex>/<id>.json`; `epochs/<id>/` has a mark for each epoch after the first, and is not there before.
     """
 
     def __init__(self, root: Path, valid: Callable[[Manifest], bool]) -> None:
@@ -93,20 +94,19 @@ class Folder:
     def task(self, task_id: str) -> str:
         return f"{self.at}/tasks/{task_id}.json"
 
-    def record(self, task_id: str) -> str:
-        return f"{self.at}/acks/{_shelf(task_id)}/{task_id}"
+    def marks(self, task_id: str) -> str:
+        return f"{self.at}/epochs/{task_id}"
 
-    def open_record(self, task_id: str) -> Path:
-        """The folder of what becomes of a task, durably there."""
-        folder = Path(self.record(task_id))
+    def open_marks(self, task_id: str) -> Path:
+        """The folder of a task's later epochs, durably there."""
+        folder = Path(self.marks(task_id))
         if not there(folder):
             folder.mkdir(parents=True, exist_ok=True)
             fsync_dir(folder.parent)
-            fsync_dir(folder.parent.parent)
         return folder
 
     def ack(self, task_id: str) -> str:
-        return f"{self.at}/acks/{_shelf(task_id)}/{task_id}/ack.json"
+        return f"{self.at}/acks/{_shelf(task_id)}/{task_id}.json"
 
     def known(self, task_id: TaskId) -> bool:
         """Was this id ever given out? It then never is again. What is only staged is not known yet."""
@@ -244,7 +244,7 @@ class Folder:
 
     def epoch(self, task_id: str) -> int:
         """The highest epoch ever given out, 1 if there was no second."""
-        return _highest(names(self.record(task_id)))
+        return _highest(names(self.marks(task_id)))
 
     def read_ack(self, task_id: str) -> Ack | None:
         """The task's ack. One that can't be read, or that nobody can have given, is read as `failed`: no score from it.
@@ -284,17 +284,26 @@ class Folder:
         `pool` is where it was found ready; None when it was not.
         """
         data, found = read_identified(place.path, MAX_MANIFEST_BYTES)
-        manifest = parse_manifest(data)
+        manifest, granted = self._read(data)
         if manifest.task_id != place.task_id:
             raise Unfit(f"it holds task {manifest.task_id}, not {place.task_id}")
         if pool is not None and manifest.owner != pool:
             raise Unfit(f"it belongs to {manifest.owner}, not {pool}")
-        self._identify(place, manifest, found)
-        if not self._valid(manifest):
+        self._identify(place, manifest, granted, found)
+        if not granted:
             raise Ungranted("no valid grant")
         return manifest
 
-    def _identify(self, place: Place, manifest: Manifest, found: os.stat_result) -> None:
+    def _read(self, data: bytes) -> tuple[Manifest, bool]:
+        """The manifest, and whether the CBO granted it. Raises Unfit for anything that is not exactly a manifest."""
+        with contextlib.suppress(InvalidInput, ValueError, RecursionError):
+            manifest = Manifest.as_signed(data)
+            if self._valid(manifest):
+                return manifest, True
+        manifest = parse_manifest(data)  # none, or not granted, or written anew by another program
+        return manifest, self._valid(manifest)
+
+    def _identify(self, place: Place, manifest: Manifest, granted: bool, found: os.stat_result) -> None:
         """`found` is the file that the manifest was read from."""
         task = self.task(place.task_id)
         try:
@@ -303,7 +312,7 @@ class Folder:
             if self.archive.holds(place.task_id):
                 raise Unfit("a task that already has its ack") from None
             # Lost by other hands: adopt what the CBO did sign.
-            if not self._valid(manifest):
+            if not granted:
                 raise Unfit("never submitted, and no valid grant") from None
             link(place.path, task)
             known = os.lstat(task)
@@ -313,10 +322,9 @@ class Folder:
             )  # a copied or restored station: hard links are gone, contents are the same
             if not restored:
                 raise Unfit("a copy of a known task, not the task")
-        marks = names(self.record(place.task_id))
-        if "ack.json" in marks:
+        if there(self.ack(place.task_id)):
             raise Unfit("a task that already has its ack")
-        if place.epoch != (current := _highest(marks)) and not self._announced(place, manifest, current):
+        if place.epoch != (current := self.epoch(place.task_id)) and not self._announced(place, manifest, current):
             raise Unfit(f"epoch {place.epoch} is not the current one ({current})")
 
     def _announced(self, place: Place, manifest: Manifest, current: int) -> bool:
@@ -376,14 +384,14 @@ class Folder:
     def not_before(self, place: Place) -> datetime | None:
         """The time a `later` task waits for; None when it is not known, which means now."""
         try:
-            mark = json.loads(read_regular(f"{self.record(place.task_id)}/e{place.epoch}", 4096))
+            mark = json.loads(read_regular(f"{self.marks(place.task_id)}/e{place.epoch}", 4096))
             return parse_iso(mark["not_before"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def reason(self, place: Place) -> str:
         """Why a task is dead, or why it is at another epoch than its first; else empty."""
-        why = Path(f"{self.record(place.task_id)}/e{place.epoch}")
+        why = Path(f"{self.marks(place.task_id)}/e{place.epoch}")
         if place.state == "dead":
             why = self._why_dead(place)
         elif place.epoch == 1:
@@ -397,7 +405,7 @@ class Folder:
 @functools.lru_cache(maxsize=65536)
 def ack_path(root: Path, task_id: str) -> Path:
     """Where a task's ack lies under an exchange's root, once it has one."""
-    return root / "acks" / _shelf(task_id) / task_id / "ack.json"
+    return root / "acks" / _shelf(task_id) / f"{task_id}.json"
 
 
 def _shelf(task_id: str) -> str:
@@ -405,7 +413,7 @@ def _shelf(task_id: str) -> str:
 
 
 def _highest(entries: list[str]) -> int:
-    """Of the marks e2, e3 … in a record."""
+    """Of the marks e2, e3 …"""
     return max((int(n[1:]) for n in entries if n[0] == "e" and _MARK.fullmatch(n)), default=1)
 
 

@@ -1,5 +1,6 @@
 """What travels through the exchange: the task manifest and its one ack."""
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -93,6 +94,22 @@ class Manifest:
             object.__setattr__(self, "_written", (before, after, dict(self.params)))
         return before, after
 
+    @classmethod
+    def as_signed(cls, data: bytes) -> Self:
+        """What these bytes say, its `signed_bytes` being the same bytes without the grant: not encoded anew.
+
+        Only for what is then checked against its grant. The CBO signs nothing but canonical JSON without a grant, so
+        what passes is canonical, and says what was signed: wherever else in it the grant could have been put in, it
+        would not be the manifest's own. Raises InvalidInput, ValueError, RecursionError, as reading it all would; also
+        for what only reading it all can tell.
+        """
+        manifest = cls._checked(json.loads(data))
+        before, found, after = data.partition(b'"grant":"%b",' % manifest.grant.encode())
+        if not found or not manifest.grant or manifest.artifacts:
+            raise ValueError("not as the CBO writes it")
+        object.__setattr__(manifest, "_written", (before, after, dict(manifest.params)))
+        return manifest
+
     def with_grant(self, grant: str) -> Self:
         granted = replace(self, grant=grant)
         object.__setattr__(granted, "_written", self._written)
@@ -101,6 +118,15 @@ class Manifest:
     @classmethod
     def from_json(cls, value: Any) -> Self:
         """Build from parsed JSON, checked field by field (the JSON Schema in deploy/svf says the same)."""
+        manifest = cls._checked(value)
+        try:
+            manifest._around()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidInput(f"not a manifest: {error}") from error  # NaN, half a surrogate pair
+        return manifest
+
+    @classmethod
+    def _checked(cls, value: Any) -> Self:
         if not isinstance(value, dict):
             raise InvalidInput("a manifest is a JSON object")
         if value.get("svf_version") != "2.0":
@@ -121,10 +147,6 @@ class Manifest:
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InvalidInput(f"not a manifest: {error}") from error
         manifest._check()
-        try:
-            manifest._around()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidInput(f"not a manifest: {error}") from error  # NaN, half a surrogate pair
         return manifest
 
     def _check(self) -> None:

@@ -5,7 +5,7 @@ objects for them took longer than most of the calls.
 """
 
 # see above
-# ruff: noqa: PTH102, PTH103, PTH108, PTH114, PTH208
+# ruff: noqa: PTH103, PTH108, PTH114, PTH208
 
 import ctypes
 import errno
@@ -71,16 +71,6 @@ def lstats(folder: Name, *, follow: bool = False) -> Iterator[tuple[str, os.stat
                 continue
     finally:
         os.close(fd)
-
-
-def make_folder(path: str) -> None:
-    """There, with what it lies in."""
-    try:
-        os.mkdir(path)
-    except FileExistsError:
-        return  # or something else of that name, as whoever uses it will find
-    except FileNotFoundError:
-        os.makedirs(path, exist_ok=True)
 
 
 def link(source: str, target: str) -> None:

@@ -16,5 +16,5 @@ echo "$answer"
 task=${answer##*\"task_id\":\"}
 task=${task%%\"*}
 
-ack=$svf/acks/$(printf %s "$task" | sha256sum | cut -c1-2)/$task/ack.json
+ack=$svf/acks/$(printf %s "$task" | sha256sum | cut -c1-2)/$task.json
 until cat "$ack" 2>/dev/null; do sleep 0.2; done

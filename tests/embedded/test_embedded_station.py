@@ -180,7 +180,7 @@ def test_a_killed_service_is_back_without_a_person(station: Station) -> None:
 
 
 def test_no_task_was_done_twice(station: Station) -> None:
-    acks = list((station.layout.svf / "acks").glob("*/*/ack.json"))
+    acks = list((station.layout.svf / "acks").glob("*/*.json"))
     done = [path.name.split(".e")[0] for path in (station.layout.svf / "done").glob("*/*.done")]
     assert len(done) == len(set(done))
     assert len(acks) >= len(done)

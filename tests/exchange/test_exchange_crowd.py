@@ -2,7 +2,6 @@
 
 import errno
 import os
-import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from exchange_world import World
 
 from chassis.exchange import custody
 from chassis.exchange.cursor import Cursor
-from chassis.exchange.moves import make_folder, move_into
+from chassis.exchange.moves import move_into
 
 
 def test_forged_tasks_among_those_claimed_at_once_are_set_aside_and_the_rest_is_handed_out(tmp_path: Path) -> None:
@@ -55,30 +54,21 @@ def test_who_loses_one_race_does_not_run_it_again_for_each_task(
     assert len(tried) == 9, "one lost race, and eight claims"
 
 
-def test_no_ack_is_there_before_the_disk_has_it_though_its_folder_is_made_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_ack_is_there_before_the_disk_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World("files", tmp_path)
     world.exchange.submit_many([world.task(f"t-{n}") for n in range(8)])
     claims = world.exchange.claim("governor", "w1", 8)
     seen: list[int] = []
-    made = threading.Semaphore(0)
     real = os.fdatasync
 
-    def making(folder: str) -> None:
-        make_folder(folder)
-        made.release()
-
     def syncing(fd: int) -> None:
-        assert all(made.acquire(timeout=60) for _ in claims), "the other thread makes them now"
-        seen.append(len(list((tmp_path / "svf" / "acks").glob("*/*/ack.json"))))
+        seen.append(len(list((tmp_path / "svf" / "acks").glob("*/*.json"))))
         real(fd)
 
-    monkeypatch.setattr(custody, "make_folder", making)
     monkeypatch.setattr(os, "fdatasync", syncing)
     assert world.exchange.ack_many([(c, world.ack(c)) for c in claims]) == [None] * 8
     assert seen == [0]
-    assert len(list((tmp_path / "svf" / "acks").glob("*/*/ack.json"))) == 8
+    assert len(list((tmp_path / "svf" / "acks").glob("*/*.json"))) == 8
 
 
 def test_acks_that_the_disk_did_not_take_are_refused_all_together_and_can_be_given_again(
@@ -105,8 +95,7 @@ def test_acks_whose_folder_could_not_be_made_are_told_and_the_others_are_given(t
     world = World("files", tmp_path)
     world.exchange.submit_many([world.task(f"t-{n}") for n in range(8)])
     claims = world.exchange.claim("governor", "w1", 8)
-    in_the_way = Path(world.exchange._folder.record("t-3"))  # type: ignore[attr-defined] # only the files adapter has one
-    in_the_way.parent.mkdir(parents=True)
+    in_the_way = Path(world.exchange._folder.ack("t-3")).parent  # type: ignore[attr-defined] # only the files adapter has one
     in_the_way.touch()
     refused = world.exchange.ack_many([(c, world.ack(c)) for c in claims])
     assert [n for n, each in enumerate(refused) if each is not None] == [3]

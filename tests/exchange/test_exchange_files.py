@@ -46,7 +46,7 @@ def test_the_layout_is_the_documented_one(world: World) -> None:
     assert {p.name for p in (svf / "claimed" / "w1").iterdir()} == {"a.e1.claimed", "a.e1.hb"}
     world.exchange.ack(claim, world.ack(claim))
     assert (svf / "done" / "20260101" / "a.e1.done").is_file()
-    assert list((svf / "acks").glob("??/a/ack.json"))
+    assert list((svf / "acks").glob("??/a.json"))
     assert list((svf / "claimed" / "w1").iterdir()) == []
     assert [p.name for p in (svf / "tmp").iterdir()] == [".lock"]
 
@@ -120,10 +120,10 @@ def _forge(world: World, claim, kind: str) -> Path:
     how = FORGED[kind]
     if isinstance(how, dict):
         how = json.dumps({**world.ack(claim).to_json(), **how}).encode()
-    record = world.root / "svf" / "acks" / hashlib.sha256(b"a").hexdigest()[:2] / "a"
-    record.mkdir(parents=True, exist_ok=True)
-    (record / "ack.json").write_bytes(how)
-    return record / "ack.json"
+    ack = world.root / "svf" / "acks" / hashlib.sha256(b"a").hexdigest()[:2] / "a.json"
+    ack.parent.mkdir(exist_ok=True)
+    ack.write_bytes(how)
+    return ack
 
 
 @pytest.mark.parametrize("kind", FORGED)
@@ -385,7 +385,7 @@ def test_thirty_real_kills_lose_nothing_double_nothing_and_free_every_claim(worl
         assert exchange.get(name).state in ("ready", "done"), "what was submitted is there"
     done = [p.name for p in (root / "svf" / "done").rglob("*.done")]
     assert len({name.rsplit(".e", 1)[0] for name in done}) == len(done), "each task ended once"
-    assert len(done) == len(list((root / "svf" / "acks").rglob("ack.json"))), "and has its ack"
+    assert len(done) == len(list((root / "svf" / "acks").rglob("*.json"))), "and has its ack"
     left = 0
     while claims := exchange.claim("governor", worker, 50):
         left += len(claims)

@@ -1,6 +1,7 @@
 """One signature for many manifests: each grant is its own manifest's, and nothing made up of them is valid."""
 
 import base64
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chassis.clock import VirtualClock
-from chassis.errors import Unavailable
+from chassis.errors import InvalidInput, LeaseLost, Unavailable
 from chassis.exchange import grants
 from chassis.exchange.grants import Signer, Verifier, generate_key
 from chassis.exchange.manifest import Manifest, TaskId
@@ -291,3 +292,53 @@ def test_tasks_signed_together_are_handed_out_and_one_under_anothers_grant_is_no
     for claim in claims:
         assert VERIFIER(claim.manifest), "as before its effect"
         world.exchange.ack(claim, world.ack(claim))
+
+
+def as_read(data: bytes) -> Manifest | None:
+    """What is believed of these bytes without encoding them anew; None: nothing."""
+    try:
+        manifest = Manifest.as_signed(data)
+    except (InvalidInput, ValueError, RecursionError):
+        return None
+    return manifest if VERIFIER.valid(manifest) else None
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"objective": '"grant":"x",', "params": {"grant": "x", "a": "b"}, "dependencies": (TaskId("a"), TaskId("b"))},
+        {"procedure": 'p","grant":"x', "params": {"": "", "z": '","grant":"'}},
+    ],
+)
+def test_wherever_a_grant_is_put_only_what_was_signed_is_read_with_it(alone: bool, changed: dict[str, object]) -> None:
+    """The bytes of a manifest without its grant are taken for what was signed, so nothing else may come out of them."""
+    made = replace(plain(), **changed)  # type: ignore[arg-type] # fields of a manifest
+    signed = SIGNER.sign(made) if alone else SIGNER.sign_many([made, plain(1)])[0]
+    assert as_read(signed.stored_bytes()) == signed
+    body, member = signed.signed_bytes(), b'"grant":"%b"' % signed.grant.encode()
+    read = 0
+    for at in range(len(body) + 1):
+        for put in (member, member + b",", b"," + member, b'"":{%b},' % member, b"%b,%b," % (member, member)):
+            found = as_read(body[:at] + put + body[at:])
+            read += found is not None
+            assert found in (None, signed)
+    assert read >= len(signed.to_json()) - 1, "between any two of its fields it says the same"
+    assert as_read(body) is None
+    assert as_read(signed.stored_bytes().replace(b"governor", b"guardian")) is None
+
+
+def test_what_another_program_wrote_anew_is_still_what_was_signed(tmp_path: Path) -> None:
+    world = World("files", tmp_path)
+    world.exchange.submit(world.task("a", params={"x": "é"}))
+    (record,) = (tmp_path / "svf" / "tasks").glob("*.json")
+    value = json.loads(record.read_bytes())
+    record.write_text(json.dumps(dict(reversed(value.items())), indent=1), encoding="ascii")
+    (claim,) = world.exchange.claim("governor", "w1")
+    assert claim.manifest.params == {"x": "é"}
+    value["objective"] = "another"
+    record.write_text(json.dumps(value))
+    with pytest.raises(LeaseLost):
+        world.exchange.nack(claim, 0.0, "again")
+    assert world.exchange.get(TaskId("a")).state == "dead"

@@ -66,10 +66,6 @@ KINDS: dict[str, Callable[[Path, World], None]] = {
 }
 
 
-def record(name: str) -> str:
-    return f"acks/{hashlib.sha256(name.encode()).hexdigest()[:2]}/{name}"
-
-
 PLACES: dict[str, Callable[[str], str]] = {
     "a ready task": lambda name: f"ready/governor/p5/{name}.e1.ready",
     "a priority": lambda name: f"ready/governor/{name}",
@@ -86,11 +82,11 @@ PLACES: dict[str, Callable[[str], str]] = {
     "a day": lambda name: f"done/{name}",
     "an early day": lambda name: f"done/0000{sorted(KINDS).index(name):04d}",
     "a done task": lambda name: f"done/20260101/{name}.e1.done",
-    "a record's shelf": lambda name: f"acks/{name}",
-    "a record": record,
     "a task's record": lambda name: f"tasks/{name}.json",
-    "a record's ack": lambda name: f"{record(name)}/ack.json",
-    "a record's epoch": lambda name: f"{record(name)}/e2",
+    "a shelf of acks": lambda name: f"acks/{name}",
+    "an ack": lambda name: f"acks/{hashlib.sha256(name.encode()).hexdigest()[:2]}/{name}.json",
+    "a task's epochs": lambda name: f"epochs/{name}",
+    "an epoch": lambda name: f"epochs/{name}/e2",
     "a dead task": lambda name: f"dead/{name}.e1.quarantine",
     "a dead one's reason": lambda name: f"dead/{name}.e1.reason.json",
     "a cancel mark": lambda name: f"cancel/{name}",

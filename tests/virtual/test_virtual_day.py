@@ -122,7 +122,7 @@ def test_no_task_was_lost_or_answered_twice(day: Day) -> None:
     assert len(planned) == len(set(planned))
     ended = [task["task_id"] for record in day.records for task in record["critique"]["ended"]]
     assert len(ended) == len(set(ended)), "a task ended in two pulses"
-    acked = {path.parent.name for path in (day.station.layout.svf / "acks").glob("*/*/ack.json")}
+    acked = {path.stem for path in (day.station.layout.svf / "acks").glob("*/*.json")}
     done = Counter(path.name.split(".e")[0] for path in (day.station.layout.svf / "done").glob("*/*.done"))
     assert set(done.values()) <= {1}
     assert set(done) <= acked
