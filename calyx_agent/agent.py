@@ -16,7 +16,7 @@ from typing import TypeVar
 from calyx_agent.answering import Functions, Rehearse, Work
 from calyx_agent.client import MAX_WAIT_SECONDS, AsyncClient, Json
 from calyx_agent.patience import repeat
-from calyx_agent.shift import Shift, Terms
+from calyx_agent.shift import PATIENCE_SECONDS, Shift, Terms
 
 F = TypeVar("F", bound=Work)
 
@@ -127,6 +127,18 @@ class Agent:
         task: Json = answer["task"]
         sys.stderr.write(f"{task['task_id']}: {task['state']}{', ' + task['reason'] if task['reason'] else ''}\n")
         return task
+
+    def put(self, source: Path) -> str:
+        """Hand in a file too large for params: the name to give a task in them, where `Task.fetch` takes it."""
+        return asyncio.run(self.aput(source))
+
+    async def aput(self, source: Path) -> str:
+        """`put` in a coroutine."""
+        async with self._connect() as client:
+            return await repeat(
+                f"handing in {source.name}", lambda: client.upload(source), sleep=self._terms.sleep,
+                seconds=PATIENCE_SECONDS,
+            )  # fmt: skip
 
     def await_approval(self, task_id: str) -> Json:
         """Wait, for days if need be, until a person has answered or nobody needs to; the AgentTask then.

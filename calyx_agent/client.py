@@ -4,14 +4,19 @@
 here: `calyx_agent.Agent` does that, because only it knows which calls may be repeated.
 """
 
+import asyncio
+import base64
 import json
 import os
 from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
+
+from calyx_agent import artifacts
 
 DEFAULT_URL = "http://127.0.0.1:4040"
 PATH = "/api/agent/v1/"
@@ -182,6 +187,16 @@ class _Calls(Generic[Answer]):
         """Tell the station something, at most 2,000 characters: {}."""
         return self.call("report", {"text": text, "task_id": task_id})
 
+    def put_artifact(self, *, artifact: str, offset: int, data: bytes) -> Answer:
+        """Take in a piece: {received, complete}. `upload` does all of it."""
+        body = {"artifact": artifact, "offset": offset, "data": base64.b64encode(data).decode()}
+        return self.call("put_artifact", body)
+
+    def get_artifact(self, *, artifact: str, task_id: str, offset: int, limit: int) -> Answer:
+        """A piece of what this task names: {data}, base64. `download` does all of it."""
+        body = {"artifact": artifact, "task_id": task_id, "offset": offset, "limit": limit}
+        return self.call("get_artifact", body)
+
     def get_status(self) -> Answer:
         """{station_id, kill_switch, kill_switch_why, last_pulse, last_pulse_age_seconds, domains, tasks}."""
         return self.call("get_status", {})
@@ -202,6 +217,23 @@ class Client(_Calls[Json]):
         except httpx.TransportError as error:
             raise _unreached(self.url, error) from error
         return _decoded(answer)
+
+    def upload(self, source: Path) -> str:
+        """Hand in a file, or go on where an earlier try ended: the name that a task's params give it.
+
+        Raises AgentError, OSError, ArtifactError (the file changed meanwhile).
+        """
+        calls = artifacts.uploading(source, artifacts.name_of(source))
+        return artifacts.drive(calls, lambda asked: self.put_artifact(**asked))
+
+    def download(self, artifact: str, to: Path, *, task_id: str) -> None:
+        """Have what one of your tasks names as the file `to`, its digest checked.
+
+        Raises AgentError, OSError, ArtifactError (it is damaged).
+        """
+        artifacts.drive(
+            artifacts.downloading(artifact, to, task_id), lambda asked: _piece(self.get_artifact(**asked))
+        )  # fmt: skip
 
     def close(self) -> None:
         self._http.close()
@@ -231,6 +263,19 @@ class AsyncClient(_Calls[Coroutine[Any, Any, Json]]):
             raise _unreached(self.url, error) from error
         return _decoded(answer)
 
+    async def upload(self, source: Path) -> str:
+        """As `Client.upload`."""
+        name = await asyncio.to_thread(artifacts.name_of, source)
+        return await artifacts.adrive(artifacts.uploading(source, name), lambda asked: self.put_artifact(**asked))
+
+    async def download(self, artifact: str, to: Path, *, task_id: str) -> None:
+        """As `Client.download`."""
+
+        async def ask(asked: Json) -> Json:
+            return _piece(await self.get_artifact(**asked))
+
+        await artifacts.adrive(artifacts.downloading(artifact, to, task_id), ask)
+
     async def close(self) -> None:
         await self._http.aclose()
 
@@ -246,6 +291,10 @@ class AsyncClient(_Calls[Coroutine[Any, Any, Json]]):
 def _with(body: Json, **seconds: float | None) -> Json:
     """Durations as proto JSON writes them."""
     return body | {name: f"{max(0.0, value):.9f}s" for name, value in seconds.items() if value is not None}
+
+
+def _piece(answer: Json) -> Json:
+    return {"data": base64.b64decode(answer["data"])}
 
 
 def _encoded(body: Mapping[str, Any]) -> bytes:

@@ -124,6 +124,7 @@ class Shift:
                 claimed,
                 loop=asyncio.get_running_loop(),
                 ask=self._may,
+                take=self._fetch,
                 state=self._terms.state / self._station,
                 sleep=self._terms.sleep,
             )
@@ -218,6 +219,13 @@ class Shift:
     async def _may(self, task: Task) -> Json:
         return await self._repeat(
             f"check of {task.id}", lambda: self._client.check(**self._about(task)), until=lambda: bool(task.stopped)
+        )
+
+    async def _fetch(self, task: Task, artifact: str, to: Path) -> None:
+        await self._repeat(
+            f"an artifact of {task.id}",
+            lambda: self._client.download(artifact, to, task_id=task.id),
+            until=lambda: bool(task.stopped),
         )
 
     def _about(self, task: Task) -> Json:

@@ -69,6 +69,7 @@ class Task:
         *,
         loop: asyncio.AbstractEventLoop,
         ask: Callable[["Task"], Awaitable[Json]],
+        take: Callable[["Task", str, Path], Awaitable[None]] | None = None,
         state: Path = Path(),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         cpu_seconds: Callable[[], float] = time.process_time,
@@ -93,6 +94,7 @@ class Task:
         """Whether everything it had changed has been put back after a failure."""
         self.orders = Orders()
         self._loop, self._ask, self._sleep, self._cpu_seconds = loop, ask, sleep, cpu_seconds
+        self._take = take
         self._state = state
         self._cpu_before = cpu_seconds()
 
@@ -119,6 +121,16 @@ class Task:
         if not answer.get("allowed"):
             raise Stopped(str(answer.get("reason", "")) or "the station does not allow it now")
         self.touched = True
+
+    async def afetch(self, param: str, to: Path) -> Path:
+        assert self._take is not None  # a task of a shift
+        await self._take(self, self.params[param], to)
+        return to
+
+    def fetch(self, param: str, to: Path) -> Path:
+        """The payload that this param names, as the file `to`, its digest checked. KeyError: no such param."""
+        self._wait(self.afetch(param, to))
+        return to
 
     def pause(self) -> None:
         self._wait(self.apause())
@@ -185,12 +197,12 @@ class Task:
         if self.orders.stop:
             raise Stopped(self.orders.stop)
 
-    def _wait(self, awaited: Coroutine[Any, Any, None]) -> None:
+    def _wait(self, awaited: Coroutine[Any, Any, object]) -> None:
         try:
             here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:
             here = None
         if here is self._loop:
             awaited.close()
-            raise RuntimeError("in a coroutine write `await task.acheck()` or `await task.apause()`")
+            raise RuntimeError("in a coroutine write `await task.acheck()`, `task.apause()` or `task.afetch(…)`")
         asyncio.run_coroutine_threadsafe(awaited, self._loop).result()

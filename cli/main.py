@@ -45,6 +45,7 @@ NOUNS: Mapping[str, tuple[str, ...]] = {
     "domains": ("domain",),
     "policy": ("policy",),
     "agents": ("agent",),
+    "artifacts": ("artifact",),
     "memory": ("recall", "memory"),
     "resources": ("capacity", "governor"),
     "healing": ("incident", "playbook", "quarantine"),

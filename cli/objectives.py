@@ -1,11 +1,13 @@
 """`calyx objective`: work for the CBO."""
 
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from chassis.errors import InvalidInput
+from cli.artifacts import hand_in
 from cli.output import JsonFlag, at, emit, say
 from cli.reach import reach_of
 from cli.tables import Column, table
@@ -20,13 +22,13 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="objective", help="What you want done, in words. Example: calyx objective list")
 
 
-def parse_params(pairs: list[str]) -> dict[str, str]:
+def parse_params(pairs: list[str], option: str = "--param takes key=value") -> dict[str, str]:
     """`k=v` pairs as a mapping. Raises InvalidInput."""
     params: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise InvalidInput(f"--param takes key=value, not {pair!r}")
+            raise InvalidInput(f"{option}, not {pair!r}")
         params[key] = value
     return params
 
@@ -59,6 +61,10 @@ def add(
     text: Annotated[str, typer.Argument(help="What you want done.")],
     domain: Annotated[str, typer.Option(help="Kind of work; left out: the planner decides.")] = "",
     param: Annotated[list[str] | None, typer.Option(help="key=value for the procedure; repeatable.")] = None,
+    file: Annotated[
+        list[str] | None,
+        typer.Option(help="key=FILE: hand the file in, for what is too large for a param; repeatable."),
+    ] = None,
     at: Annotated[str, typer.Option("--at", help="Once, at this time (2026-01-31T18:00, or a span like 2h).")] = "",
     every: Annotated[str, typer.Option("--every", help="Again and again at this interval (1h, 5s).")] = "",
     json: JsonFlag = False,
@@ -74,6 +80,8 @@ def add(
     request = pb.SubmitObjectiveRequest(
         text=text, domain=domain, params=parse_params(param or []), idempotency_key=secrets.token_hex(12)
     )
+    for key, path in parse_params(file or [], "--file takes key=FILE").items():
+        request.params[key] = hand_in(reach, Path(path))
     if every:
         seconds = parse_span(every)
         if seconds < 1:

@@ -12,6 +12,7 @@ from chassis.layout import Layout
 if TYPE_CHECKING:
     import grpc
     import typer
+    from calyx.agent.v1.agent_pb2_grpc import AgentServiceStub
     from calyx.analytics.v1.analytics_pb2_grpc import AnalyticsServiceStub
     from calyx.cbo.v1.cbo_pb2_grpc import CboServiceStub
     from calyx.dashboard.v1.dashboard_pb2_grpc import DashboardServiceStub
@@ -86,6 +87,12 @@ class Reach:
         from calyx.inbox.v1.inbox_pb2_grpc import InboxServiceStub
 
         return InboxServiceStub(self.channel("cbo"))
+
+    def agents(self) -> "AgentServiceStub":
+        """Where payloads are handed in and out; the CBO serves it."""
+        from calyx.agent.v1.agent_pb2_grpc import AgentServiceStub
+
+        return AgentServiceStub(self.channel("cbo"))
 
     def memory(self) -> "MemoryServiceStub":
         from calyx.memory.v1.memory_pb2_grpc import MemoryServiceStub

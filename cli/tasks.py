@@ -82,6 +82,7 @@ def as_json(task: Any) -> dict[str, Any]:
         "ended_pulse": task.ended_pulse_id,
         "ended_at": at(task, "ended_at"),
         "choices": list(task.choices),
+        "why": task.why,
     }
 
 
@@ -267,7 +268,10 @@ def _words(task: dict[str, Any], reach: Reach) -> None:
         ("success", f"predicted {expected}"),
         ("TES", f"{shown(task['tes'])}{f' ({_said})' if (_said := task['tes_note']) else ''}"),
     ]
-    if said := (task["ack"] or {}).get("detail"):
+    said = (task["ack"] or {}).get("detail", "")
+    if task["why"] and task["why"] != said:
+        rows.append(("why", readable(task["why"].replace(here, ""), now)))
+    if said:
         rows.append(("said", said.replace(here, "")))
     for change in (task["plan"] or {}).get("changes", []):
         target = str(change["target"]).replace(here, "")

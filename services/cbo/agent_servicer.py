@@ -15,7 +15,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from chassis.canonical import canonical_json
 from chassis.domains import DomainManifest
-from chassis.errors import PermissionDenied, ResourceExhausted
+from chassis.errors import InvalidInput, PermissionDenied, ResourceExhausted
+from chassis.exchange.artifacts import PIECE_BYTES, Named
 from chassis.exchange.port import Holder
 from chassis.executor import Executor
 from chassis.rpc.auth import AGENT, agent_caller, agent_of, caller
@@ -29,11 +30,15 @@ from services.cbo.tasks import Task
 
 FULL_NAME = "calyx.agent.v1.AgentService"
 
-ALLOW: Mapping[str, frozenset[str]] = dict.fromkeys(
-    ("Join", "Propose", "AwaitTask", "Claim", "Heartbeat", "Check", "Ack", "Nack", "Recall", "Report", "GetStatus"),
-    frozenset({AGENT}),
-)
-"""Nobody else: a person and the services have their own ways, and an agent has no other."""
+ALLOW: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys(
+        ("Join", "Propose", "AwaitTask", "Claim", "Heartbeat", "Check", "Ack", "Nack", "Recall", "Report", "GetStatus"),
+        frozenset({AGENT}),
+    ),
+    **dict.fromkeys(("PutArtifact", "GetArtifact"), frozenset({AGENT, "operator"})),
+}
+"""Nobody else: a person and the services have their own ways, and an agent has no other. Payloads are handed in and
+out here for both."""
 
 MAX_WAIT_SECONDS = 30.0
 LOOK_SECONDS = 1.0
@@ -194,6 +199,22 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         await self._executor.run(self._joining.report, _who(), request.text, request.task_id)
         return pb.ReportResponse()
 
+    async def PutArtifact(self, request: pb.PutArtifactRequest, context: Any) -> pb.PutArtifactResponse:
+        named = Named.parse(request.artifact)
+        if len(request.data) > PIECE_BYTES:
+            raise InvalidInput(f"a piece has at most {PIECE_BYTES} bytes")
+        received = await self._executor.run(
+            self._joining.put_artifact, _hand(), named, request.offset, request.data
+        )  # fmt: skip
+        return pb.PutArtifactResponse(received=received, complete=received == named.size)
+
+    async def GetArtifact(self, request: pb.GetArtifactRequest, context: Any) -> pb.GetArtifactResponse:
+        data = await self._executor.run(
+            self._joining.get_artifact, _hand(), Named.parse(request.artifact), request.task_id, request.offset,
+            request.limit,
+        )  # fmt: skip
+        return pb.GetArtifactResponse(data=data)
+
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
         agent, bridge = _who(), self._overseer.bridge
 
@@ -260,6 +281,11 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         )
         made.ttl.CopyFrom(_duration(manifest.ttl_seconds))
         return made
+
+
+def _hand() -> str | None:
+    """An agent by its name; None: a person."""
+    return None if caller() == "operator" else _who()
 
 
 def _who() -> str:

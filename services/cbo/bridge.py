@@ -11,6 +11,7 @@ from chassis.canonical import Json
 from chassis.checkpoints import Seal
 from chassis.clock import Clock, iso, parse_iso
 from chassis.domains import DomainManifest
+from chassis.exchange.artifacts import Artifacts
 from chassis.exchange.manifest import Manifest
 from chassis.exchange.port import Exchange
 from chassis.ids import Ids
@@ -162,6 +163,7 @@ class Bridge:
     ids: Ids
     store: Store
     exchange: Exchange
+    artifacts: Artifacts
     sign: Callable[[Sequence[Manifest]], Sequence[Manifest]]
     seal: Seal | None
     """Signs the day's checkpoint of the audit chains; None: the station has no key for it, and makes none."""

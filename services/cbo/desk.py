@@ -59,6 +59,8 @@ class Desk:
         if domain and domain not in self._bridge.domains:
             known = ", ".join(sorted(self._bridge.domains))
             raise NotFound(f"there is no domain {domain}; this station has {known}")
+        if missing := self._bridge.artifacts.missing(params):
+            raise InvalidInput(missing)
         made = Objective(
             id=self._bridge.ids.new("o"),
             text=text.strip(),

@@ -13,6 +13,7 @@ from chassis.canonical import Json, sha256_hex
 from chassis.clock import iso
 from chassis.domains import DomainManifest, Level
 from chassis.errors import CalyxError, Duplicate, InvalidInput, ResourceExhausted, Unavailable
+from chassis.exchange.artifacts import named_in
 from chassis.exchange.manifest import Manifest
 from chassis.policy import DAY, Request, RuleSet, Used, placed
 from services.cbo import watching
@@ -162,6 +163,9 @@ class Dispatcher:
         for task, manifest in zip(tasks, self._bridge.sign([self.manifest(task) for task in tasks]), strict=True):
             if not task.undo_of and self._bridge.kill_switch.engaged():
                 continue  # engaged since the gate was asked: stays planned, the next pulse holds it
+            if missing := self._bridge.artifacts.missing(task.params):
+                self._bridge.store.answer_task(task, "rejected", missing)
+                continue
             try:
                 self._bridge.audit.write(
                     "task.dispatched", task=task.id, domain=task.domain, owner=task.owner, level=task.level.name,
@@ -207,6 +211,7 @@ class Dispatcher:
             ttl_seconds=ttl,
             objective=task.objective,
             params=dict(task.params),
+            artifacts=tuple(each.to_json() for each in named_in(task.params)),
             max_attempts=3 if domain is None else domain.max_attempts,
             priority=8 if task.undo_of else 5,
             rehearsal=task.rehearsal,

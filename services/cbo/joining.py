@@ -14,6 +14,7 @@ from chassis.agent import LeaseFile
 from chassis.clock import iso, parse_iso
 from chassis.domains import DomainManifest, Level
 from chassis.errors import AlreadyAcked, InvalidInput, LeaseLost, NotFound, PermissionDenied
+from chassis.exchange.artifacts import PIECE_BYTES, Named, named_in
 from chassis.exchange.manifest import Manifest, TaskId
 from chassis.exchange.port import Claim, Holder
 from services.cbo import holders
@@ -128,6 +129,20 @@ class Joining:
             return False
         manifest = self._bridge.domains.get(domain)
         return owner == agent.name or (manifest is not None and manifest.owner == agent.name)
+
+    # payloads
+
+    def put_artifact(self, agent: str | None, named: Named, offset: int, data: bytes) -> int:
+        """As Artifacts.put; None: a person does it."""
+        if agent is not None:
+            self._registry.seen(agent)
+        return self._bridge.artifacts.put(agent or "operator", named, offset, data)
+
+    def get_artifact(self, agent: str | None, named: Named, task_id: str, offset: int, limit: int) -> bytes:
+        """As Artifacts.get. Raises NotFound for what the task does not name: whether it is here is not its business."""
+        if agent is not None and named not in named_in(self.task(agent, task_id).params):
+            raise NotFound(f"task {task_id[:120]} names no artifact {named}")
+        return self._bridge.artifacts.get(named, offset, limit or PIECE_BYTES)
 
     # claims
 

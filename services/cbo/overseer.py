@@ -15,6 +15,7 @@ from chassis.checkpoints import Seal, write_checkpoint
 from chassis.clock import Clock, iso, parse_iso
 from chassis.domains import DomainManifest
 from chassis.errors import Damaged, NotFound
+from chassis.exchange.artifacts import Artifacts
 from chassis.exchange.manifest import Manifest
 from chassis.exchange.port import Exchange
 from chassis.identity import Identity
@@ -53,6 +54,12 @@ from services.cbo.waiting import Waiting
 from services.cbo.withdrawals import Withdrawals
 
 log = structlog.get_logger(__name__)
+
+
+ARTIFACTS_KEPT = timedelta(days=91)
+"""Since a task last named it: longer than any task may take (90 days)."""
+UPLOADS_KEPT = timedelta(days=1)
+"""Since the last piece of one that has not come whole."""
 
 
 class Overseer:
@@ -97,6 +104,7 @@ class Overseer:
             ids=ids,
             store=store,
             exchange=exchange,
+            artifacts=Artifacts(layout.svf),
             sign=sign,
             seal=seal,
             kill_switch=KillSwitch(layout.kill_switch),
@@ -228,9 +236,10 @@ class Overseer:
         self.run_pulse()
 
     def compact(self) -> None:
-        """One step of moving finished tasks to the archive."""
-        options = self.bridge.options
+        """One step of moving finished tasks to the archive; artifacts that no task names any more go."""
+        options, now = self.bridge.options, self.bridge.clock.now()
         self.bridge.exchange.compact(options.keep_tasks, options.keep_archive)
+        self.bridge.artifacts.sweep(kept=now - ARTIFACTS_KEPT, partial=now - UPLOADS_KEPT)
 
     def reap(self) -> None:
         """The exchange's sweep, and what became of our tasks; scoring is left to the pulse."""

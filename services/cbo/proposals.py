@@ -62,6 +62,8 @@ class Proposals:
             raise NotFound(f"there is no domain {wish.domain[:120]} on this station; sign its manifest and approve it")
         if owner and manifest.owner != owner:
             raise PermissionDenied(f"{wish.domain} is done by {manifest.owner}, not by {owner}")
+        if missing := bridge.artifacts.missing(wish.params):
+            raise InvalidInput(missing)
         made = self._planned(wish, manifest, task_id)
         if (known := self._admitted(made)) is not None:
             return known

@@ -145,6 +145,7 @@ def task_to_wire(task: Task, verifications: list[Row], undo: tuple[bool, str]) -
         ended_pulse_id=task.ended_pulse_id,
         created_at=stamp(task.created_at),
         ended_at=stamp(task.ended_at),
+        why=task.why,
         choices=[
             f"{each['procedure']}: drew {each['draw']:.3f} from Beta({each['alpha']:.2f}, {each['beta']:.2f}), "
             f"utility {each['utility']:.3f}"

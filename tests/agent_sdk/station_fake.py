@@ -12,12 +12,14 @@ from calyx.agent.v1 import agent_pb2
 from google.protobuf.duration_pb2 import Duration
 
 from calyx_agent import Agent, AsyncClient
+from chassis.exchange.artifacts import Artifacts, Named
 from services.dashboard.agent_api import PATH, decode, encode, refusal
 
 URL = "http://127.0.0.1:4040"
 RPCS = {
     "join": "Join", "propose": "Propose", "await_task": "AwaitTask", "claim": "Claim", "heartbeat": "Heartbeat",
     "check": "Check", "ack": "Ack", "nack": "Nack", "recall": "Recall", "report": "Report", "get_status": "GetStatus",
+    "put_artifact": "PutArtifact", "get_artifact": "GetArtifact",
 }  # fmt: skip
 Order = agent_pb2.HeartbeatResponse.Order
 
@@ -43,6 +45,11 @@ class FakeStation:
     began: asyncio.Event = field(default_factory=asyncio.Event)
     epoch: int = 0
     state: Path = Path("never-written")
+    svf: Path = Path("never-written")
+
+    @property
+    def artifacts(self) -> Artifacts:
+        return Artifacts(self.svf)
 
     def agent(self, name: str = "", **more: Any) -> Agent:
         return Agent(name, connect=self.client, sleep=self.sleep, state=self.state, **more)
@@ -122,6 +129,15 @@ class FakeStation:
         if request.seen_state == task.state:
             self.person(task)
         return agent_pb2.AwaitTaskResponse(task=task)
+
+    async def put_artifact(self, request: agent_pb2.PutArtifactRequest) -> agent_pb2.PutArtifactResponse:
+        named = Named.parse(request.artifact)
+        received = self.artifacts.put("scribe", named, request.offset, request.data)
+        return agent_pb2.PutArtifactResponse(received=received, complete=received == named.size)
+
+    async def get_artifact(self, request: agent_pb2.GetArtifactRequest) -> agent_pb2.GetArtifactResponse:
+        data = self.artifacts.get(Named.parse(request.artifact), request.offset, request.limit)
+        return agent_pb2.GetArtifactResponse(data=data)
 
     person: Callable[[agent_pb2.AgentTask], None] = lambda task: None
     """What happens while somebody waits for a task."""

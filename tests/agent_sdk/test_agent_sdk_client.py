@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,10 @@ import httpx
 import pytest
 from calyx.agent.v1 import agent_pb2
 from google.protobuf import json_format
-from station_fake import RPCS
+from station_fake import RPCS, FakeStation
 
 from calyx_agent import AgentError, AsyncClient, Client, Stopped, Task, file_claim
+from calyx_agent.artifacts import PIECE_BYTES, ArtifactError
 from calyx_agent.holder import Usage, this_process
 from services.dashboard.agent_api import decode
 
@@ -28,6 +31,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "recall": {"text": "x", "limit": 3, "domain": "d", "min_cosine": 0.5},
     "report": {"text": "x", "task_id": "t"},
     "get_status": {},
+    "put_artifact": {"artifact": "sha256:00:2", "offset": 1, "data": b"ab"},
+    "get_artifact": {"artifact": "sha256:00:2", "task_id": "t", "offset": 3, "limit": 4},
 }
 
 
@@ -170,3 +175,48 @@ def test_a_claim_about_a_file_is_about_what_it_holds(tmp_path: Path) -> None:
     assert file_claim(tmp_path / "a")["expect"]["sha256"].startswith("e3b0c442")
     with pytest.raises(FileNotFoundError):
         file_claim(tmp_path / "b")
+
+
+# ---- payloads
+
+
+def test_a_file_is_handed_in_by_its_digest_and_fetched_in_a_task(tmp_path: Path) -> None:
+    content = os.urandom(PIECE_BYTES + 12_345)
+    (tmp_path / "big.bin").write_bytes(content)
+    station = FakeStation(svf=tmp_path / "svf", unreachable=["put_artifact", "get_artifact"])
+    name = asyncio.run(station.agent().aput(tmp_path / "big.bin"))
+    assert name == f"sha256:{sha256(content).hexdigest()}:{len(content)}"
+    assert station.calls.count("put_artifact") == 4, "lost, asked again how far it is, and two pieces"
+    agent = station.agent()
+    got: list[bytes] = []
+
+    @agent.task("notes")
+    def work(task: Task) -> None:
+        got.append(task.fetch("data", tmp_path / "here").read_bytes())
+        with pytest.raises(KeyError):
+            task.fetch("other", tmp_path / "nothing")
+
+    station.task(params={"data": name})
+    asyncio.run(agent.arun(tasks=1))
+    assert got == [content] and station.on_record["t-1"].status == "done"
+    assert sorted(each.name for each in tmp_path.iterdir() if each.is_file()) == ["big.bin", "here"]
+
+
+@pytest.mark.parametrize("how", ["shorter", "other"])
+def test_what_comes_damaged_is_never_the_file_that_was_asked_for(tmp_path: Path, how: str) -> None:
+    (tmp_path / "big").write_bytes(b"hello world")
+    station = FakeStation(svf=tmp_path / "svf")
+    name = asyncio.run(station.client().upload(tmp_path / "big"))
+    (kept,) = (each for each in (tmp_path / "svf").rglob("*") if each.is_file())
+    (tmp_path / "there").write_bytes(b"before")
+
+    async def damaged(_request: object) -> agent_pb2.GetArtifactResponse:
+        return agent_pb2.GetArtifactResponse(data=b"" if how == "shorter" else kept.read_bytes()[::-1])
+
+    station.get_artifact = damaged  # type: ignore[method-assign] # as a damaged disk would answer
+    with pytest.raises(ArtifactError, match=r"ended after|another digest"):
+        asyncio.run(station.client().download(name, tmp_path / "there", task_id="t-1"))
+    with pytest.raises(ArtifactError, match="names no artifact"):
+        asyncio.run(station.client().download("../x", tmp_path / "there", task_id="t-1"))
+    assert (tmp_path / "there").read_bytes() == b"before"
+    assert [each.name for each in tmp_path.iterdir() if each.name.endswith(".part")] == []

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calyx.agent.v1 import agent_pb2_grpc
 from calyx.analytics.v1 import analytics_pb2_grpc
 from calyx.cbo.v1 import cbo_pb2_grpc
 from calyx.dashboard.v1 import dashboard_pb2_grpc
@@ -23,6 +24,7 @@ from cli.reach import Reach
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 SERVICERS = {
+    "calyx.agent.v1.AgentService": agent_pb2_grpc.AgentServiceServicer,
     "calyx.cbo.v1.CboService": cbo_pb2_grpc.CboServiceServicer,
     "calyx.inbox.v1.InboxService": inbox_pb2_grpc.InboxServiceServicer,
     "calyx.memory.v1.MemoryService": memory_pb2_grpc.MemoryServiceServicer,

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from exchange_world import LEASE, VERIFIER, World
 
-from chassis.errors import AlreadyAcked, CalyxError, InvalidInput, NotFound, ResourceExhausted, Unavailable
+from chassis.errors import AlreadyAcked, ResourceExhausted, Unavailable
 from chassis.exchange import commits
-from chassis.exchange.artifacts import Artifacts
 from chassis.exchange.commits import Commits, Record, left_behind, read_records
 from chassis.exchange.files import FilesExchange
 
@@ -297,34 +296,3 @@ def test_only_one_process_replays_and_the_next_one_waits_for_it(tmp_path: Path) 
         assert not second.done()
     second.result()
     waiting.shutdown()
-
-
-def test_an_artifact_is_kept_by_its_digest_and_checked_when_it_is_read(tmp_path: Path) -> None:
-    artifacts = Artifacts(tmp_path)
-    kept = artifacts.put([b"hello ", b"world"])
-    assert kept["size"] == 11
-    assert artifacts.get(str(kept["sha256"]), 11) == b"hello world"
-    assert artifacts.put([b"hello world"]) == kept
-    (path,) = (p for p in (tmp_path / "artifacts").rglob("*") if p.is_file())
-    for sha256, size in ((str(kept["sha256"]), 10), ("../../../etc/passwd", 1), ("A" * 64, 1)):
-        with pytest.raises(InvalidInput):
-            artifacts.get(sha256, size)
-    with pytest.raises(NotFound):
-        artifacts.get("0" * 64, 1)
-    path.write_bytes(b"hello w0rld")
-    with pytest.raises(InvalidInput, match="damaged"):
-        artifacts.get(str(kept["sha256"]), 11)
-    artifacts.put([b"hello world"])
-    assert artifacts.get(str(kept["sha256"]), 11) == b"hello world"
-    path.unlink()
-    os.mkfifo(path)
-    with pytest.raises(CalyxError):
-        artifacts.get(str(kept["sha256"]), 11)
-
-
-def test_an_artifact_that_does_not_fit_leaves_nothing_behind(tmp_path: Path, monkeypatch) -> None:
-    artifacts = Artifacts(tmp_path)
-    monkeypatch.setattr("chassis.exchange.artifacts.MAX_ARTIFACT_BYTES", 5)
-    with pytest.raises(ResourceExhausted):
-        artifacts.put([b"123", b"456"])
-    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []

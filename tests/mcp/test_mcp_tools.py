@@ -30,6 +30,7 @@ def test_the_contract_behind_them_has_no_call_that_approves_raises_or_resumes() 
     calls = {method.name for method in agent_pb2.DESCRIPTOR.services_by_name["AgentService"].methods}
     assert calls == {
         "Join", "Propose", "AwaitTask", "Claim", "Heartbeat", "Check", "Ack", "Nack", "Recall", "Report", "GetStatus",
+        "PutArtifact", "GetArtifact",
     }  # fmt: skip
 
 

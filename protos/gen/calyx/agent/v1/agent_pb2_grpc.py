@@ -91,6 +91,16 @@ class AgentServiceStub:
                 request_serializer=calyx_dot_agent_dot_v1_dot_agent__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=calyx_dot_agent_dot_v1_dot_agent__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.PutArtifact = channel.unary_unary(
+                '/calyx.agent.v1.AgentService/PutArtifact',
+                request_serializer=calyx_dot_agent_dot_v1_dot_agent__pb2.PutArtifactRequest.SerializeToString,
+                response_deserializer=calyx_dot_agent_dot_v1_dot_agent__pb2.PutArtifactResponse.FromString,
+                _registered_method=True)
+        self.GetArtifact = channel.unary_unary(
+                '/calyx.agent.v1.AgentService/GetArtifact',
+                request_serializer=calyx_dot_agent_dot_v1_dot_agent__pb2.GetArtifactRequest.SerializeToString,
+                response_deserializer=calyx_dot_agent_dot_v1_dot_agent__pb2.GetArtifactResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer:
@@ -175,6 +185,20 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutArtifact(self, request, context):
+        """Hand in a payload too large for a task's params, piece by piece. An operator may, too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetArtifact(self, request, context):
+        """A piece of one that a task of one's own names. An operator may have any.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -232,6 +256,16 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=calyx_dot_agent_dot_v1_dot_agent__pb2.GetStatusRequest.FromString,
                     response_serializer=calyx_dot_agent_dot_v1_dot_agent__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'PutArtifact': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutArtifact,
+                    request_deserializer=calyx_dot_agent_dot_v1_dot_agent__pb2.PutArtifactRequest.FromString,
+                    response_serializer=calyx_dot_agent_dot_v1_dot_agent__pb2.PutArtifactResponse.SerializeToString,
+            ),
+            'GetArtifact': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetArtifact,
+                    request_deserializer=calyx_dot_agent_dot_v1_dot_agent__pb2.GetArtifactRequest.FromString,
+                    response_serializer=calyx_dot_agent_dot_v1_dot_agent__pb2.GetArtifactResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -533,6 +567,60 @@ class AgentService:
             '/calyx.agent.v1.AgentService/GetStatus',
             calyx_dot_agent_dot_v1_dot_agent__pb2.GetStatusRequest.SerializeToString,
             calyx_dot_agent_dot_v1_dot_agent__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutArtifact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/calyx.agent.v1.AgentService/PutArtifact',
+            calyx_dot_agent_dot_v1_dot_agent__pb2.PutArtifactRequest.SerializeToString,
+            calyx_dot_agent_dot_v1_dot_agent__pb2.PutArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetArtifact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/calyx.agent.v1.AgentService/GetArtifact',
+            calyx_dot_agent_dot_v1_dot_agent__pb2.GetArtifactRequest.SerializeToString,
+            calyx_dot_agent_dot_v1_dot_agent__pb2.GetArtifactResponse.FromString,
             options,
             channel_credentials,
             insecure,

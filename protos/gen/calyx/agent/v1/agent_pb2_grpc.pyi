@@ -57,6 +57,10 @@ class AgentServiceStub:
     """Tell the station something: it goes into the audit log and to `calyx agent list`."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_agent_pb2.GetStatusRequest, _agent_pb2.GetStatusResponse]
     """How the station and one's domains stand."""
+    PutArtifact: _grpc.UnaryUnaryMultiCallable[_agent_pb2.PutArtifactRequest, _agent_pb2.PutArtifactResponse]
+    """Hand in a payload too large for a task's params, piece by piece. An operator may, too."""
+    GetArtifact: _grpc.UnaryUnaryMultiCallable[_agent_pb2.GetArtifactRequest, _agent_pb2.GetArtifactResponse]
+    """A piece of one that a task of one's own names. An operator may have any."""
 
 @_typing.type_check_only
 class AgentServiceAsyncStub(AgentServiceStub):
@@ -87,6 +91,10 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Tell the station something: it goes into the audit log and to `calyx agent list`."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_agent_pb2.GetStatusRequest, _agent_pb2.GetStatusResponse]  # type: ignore[assignment]
     """How the station and one's domains stand."""
+    PutArtifact: _aio.UnaryUnaryMultiCallable[_agent_pb2.PutArtifactRequest, _agent_pb2.PutArtifactResponse]  # type: ignore[assignment]
+    """Hand in a payload too large for a task's params, piece by piece. An operator may, too."""
+    GetArtifact: _aio.UnaryUnaryMultiCallable[_agent_pb2.GetArtifactRequest, _agent_pb2.GetArtifactResponse]  # type: ignore[assignment]
+    """A piece of one that a task of one's own names. An operator may have any."""
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     """For agents that joined. The caller is known by its token; it sees its own domains and its own tasks only.
@@ -180,5 +188,21 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.GetStatusResponse, _abc.Awaitable[_agent_pb2.GetStatusResponse]]:
         """How the station and one's domains stand."""
+
+    @_abc_1.abstractmethod
+    def PutArtifact(
+        self,
+        request: _agent_pb2.PutArtifactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.PutArtifactResponse, _abc.Awaitable[_agent_pb2.PutArtifactResponse]]:
+        """Hand in a payload too large for a task's params, piece by piece. An operator may, too."""
+
+    @_abc_1.abstractmethod
+    def GetArtifact(
+        self,
+        request: _agent_pb2.GetArtifactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.GetArtifactResponse, _abc.Awaitable[_agent_pb2.GetArtifactResponse]]:
+        """A piece of one that a task of one's own names. An operator may have any."""
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

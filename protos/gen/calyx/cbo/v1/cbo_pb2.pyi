@@ -676,6 +676,7 @@ class Task(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     ENDED_AT_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Derived from station, pulse and ordinal."""
     objective_id: _builtins.str
@@ -716,6 +717,8 @@ class Task(_message.Message):
     """Pulse that planned it."""
     ended_pulse_id: _builtins.str
     """Pulse that took its end in."""
+    why: _builtins.str
+    """Why it is in this state, beyond what the gates and the ack say."""
     @_builtins.property
     def gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___GateAnswer]:
         """Every gate's answer."""
@@ -764,10 +767,11 @@ class Task(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         ended_at: _timestamp_pb2.Timestamp | None = ...,
         choices: _abc.Iterable[_builtins.str] | None = ...,
+        why: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_prediction", b"_prediction", "_tes", b"_tes", "created_at", b"created_at", "ended_at", b"ended_at", "prediction", b"prediction", "tes", b"tes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prediction", b"_prediction", "_tes", b"_tes", "ack_json", b"ack_json", "attempt", b"attempt", "choices", b"choices", "created_at", b"created_at", "domain", b"domain", "ended_at", b"ended_at", "ended_pulse_id", b"ended_pulse_id", "gates", b"gates", "id", b"id", "level", b"level", "objective", b"objective", "objective_id", b"objective_id", "owner", b"owner", "plan_digest", b"plan_digest", "plan_json", b"plan_json", "prediction", b"prediction", "procedure", b"procedure", "pulse_id", b"pulse_id", "rehearsal_of", b"rehearsal_of", "state", b"state", "tes", b"tes", "tes_note", b"tes_note", "undo_possible", b"undo_possible", "undo_reason", b"undo_reason", "verifications", b"verifications"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prediction", b"_prediction", "_tes", b"_tes", "ack_json", b"ack_json", "attempt", b"attempt", "choices", b"choices", "created_at", b"created_at", "domain", b"domain", "ended_at", b"ended_at", "ended_pulse_id", b"ended_pulse_id", "gates", b"gates", "id", b"id", "level", b"level", "objective", b"objective", "objective_id", b"objective_id", "owner", b"owner", "plan_digest", b"plan_digest", "plan_json", b"plan_json", "prediction", b"prediction", "procedure", b"procedure", "pulse_id", b"pulse_id", "rehearsal_of", b"rehearsal_of", "state", b"state", "tes", b"tes", "tes_note", b"tes_note", "undo_possible", b"undo_possible", "undo_reason", b"undo_reason", "verifications", b"verifications", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__prediction: _TypeAlias = _typing.Literal["prediction"]  # noqa: Y015
     _WhichOneofArgType__prediction: _TypeAlias = _typing.Literal["_prediction", b"_prediction"]  # noqa: Y015
