@@ -23,7 +23,7 @@ from chassis.errors import InvalidInput, NotFound, ResourceExhausted, Unavailabl
 from chassis.exchange.moves import lstats, move_into, names, remove
 
 MAX_ARTIFACT_BYTES = 1024 * 1024 * 1024
-MAX_TOTAL_BYTES = 10 * MAX_ARTIFACT_BYTES
+MAX_TOTAL_BYTES, MAX_ARTIFACTS = 10 * MAX_ARTIFACT_BYTES, 10_000
 PIECE_BYTES = 512 * 1024
 """At most so much in one message, which JSON makes a third larger."""
 
@@ -105,10 +105,11 @@ class Artifacts:
             return here + len(data)
 
     def _room(self, named: Named) -> None:
-        held = sum(size for _, size, _ in self._all())
-        if held + named.size > MAX_TOTAL_BYTES:
+        sizes = [size for _, size, _ in self._all()]
+        if len(sizes) >= MAX_ARTIFACTS or sum(sizes) + named.size > MAX_TOTAL_BYTES:
             raise ResourceExhausted(
-                f"the station keeps {MAX_TOTAL_BYTES} bytes of artifacts and has {held}; wait until old ones have gone"
+                f"the station keeps at most {MAX_ARTIFACTS} artifacts of {MAX_TOTAL_BYTES} bytes together, and has "
+                f"{len(sizes)} of {sum(sizes)}; wait until old ones have gone"
             )
 
     def _keep(self, path: Path, file: FileIO, named: Named) -> None:

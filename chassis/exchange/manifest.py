@@ -86,11 +86,13 @@ class Manifest:
         """The canonical JSON before the grant and after it. Raises TypeError, ValueError, RecursionError: no JSON."""
         if self._written is not None and self._written[2] == self.params:
             return self._written[:2]
-        value = self.to_json()
-        before = canonical_json({name: value[name] for name in _FIELDS if name < "grant"})[:-1] + b","
-        after = canonical_json({name: value[name] for name in _FIELDS if name > "grant"})[1:]
-        # Kept where equal means written alike: not so with the values of artifacts, which may be anything (1 and True).
-        if not self.artifacts and all(type(each) is str for pair in self.params.items() for each in pair):
+        value = self.to_json() | {"grant": ""}
+        if self.artifacts:  # which may hold a grant of their own
+            before = canonical_json({name: value[name] for name in _FIELDS if name < "grant"})[:-1] + b","
+            return before, canonical_json({name: value[name] for name in _FIELDS if name > "grant"})[1:]
+        before, _, after = canonical_json(value).partition(b'"grant":"",')  # params, which may hold one, come after
+        # Kept where equal means written alike: not so with values that may be anything (1 and True).
+        if all(type(each) is str for pair in self.params.items() for each in pair):
             object.__setattr__(self, "_written", (before, after, dict(self.params)))
         return before, after
 

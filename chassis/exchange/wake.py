@@ -15,6 +15,7 @@ from chassis.exchange.moves import names
 RESCAN_SECONDS = 1.0
 """The safety net: so often the folders are looked into whatever inotify says."""
 _HEARD_BYTES = 64 * 1024
+_PRIORITY = re.compile(r"p\d")
 _ARRIVES = flags.CREATE | flags.MOVED_TO | flags.ONLYDIR | flags.DONT_FOLLOW
 
 
@@ -29,11 +30,11 @@ class Bells:
     def wait(self, pool: str, seconds: float) -> bool:
         """At most `seconds` of real time; True as soon as something lies ready in the pool."""
         if seconds <= 0:
-            return _any(self._ready / pool)
+            return _any(f"{self._ready}/{pool}")
         try:
             bell = self._idle.setdefault(pool, []).pop()
         except IndexError:
-            bell = _Bell(self._ready / pool)
+            bell = _Bell(f"{self._ready}/{pool}")
         try:
             return bell.wait(seconds)
         finally:
@@ -41,7 +42,7 @@ class Bells:
 
 
 class _Bell:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str) -> None:
         self._folder = folder
         self._inotify: INotify | None = None
         with contextlib.suppress(OSError):  # the user's inotify limit is used up: then the rescan alone
@@ -66,8 +67,12 @@ class _Bell:
         if self._inotify is None:
             return
         with contextlib.suppress(OSError):
-            self._folder.mkdir(exist_ok=True)
-            for folder in (self._folder, *_priorities(self._folder)):
+            try:
+                self._inotify.add_watch(self._folder, _ARRIVES)
+            except FileNotFoundError:
+                Path(self._folder).mkdir(exist_ok=True)
+                self._inotify.add_watch(self._folder, _ARRIVES)
+            for folder in _priorities(self._folder):
                 self._inotify.add_watch(folder, _ARRIVES)
 
     def _hear(self, seconds: float) -> None:
@@ -85,11 +90,11 @@ class _Bell:
             self._inotify.close()
 
 
-def _priorities(pool: Path) -> list[Path]:
-    return [pool / name for name in names(pool) if re.fullmatch(r"p\d", name)]
+def _priorities(pool: str) -> list[str]:
+    return [f"{pool}/{name}" for name in names(pool) if _PRIORITY.fullmatch(name)]
 
 
-def _any(pool: Path) -> bool:
+def _any(pool: str) -> bool:
     for folder in _priorities(pool):
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
             if next(entries, None) is not None:

@@ -142,9 +142,12 @@ def test_beyond_what_the_station_keeps_in_all_none_is_begun(tmp_path: Path, monk
     monkeypatch.setattr(module, "MAX_TOTAL_BYTES", 20)
     artifacts = Artifacts(tmp_path)
     put(artifacts, HELLO)
-    with pytest.raises(ResourceExhausted, match="has 11"):
+    with pytest.raises(ResourceExhausted, match="1 of 11"):
         put(artifacts, HELLO[::-1])
     assert put(artifacts, HELLO[:9]) == 9
+    monkeypatch.setattr(module, "MAX_ARTIFACTS", 2)
+    with pytest.raises(ResourceExhausted):
+        put(artifacts, b"")
 
 
 def test_what_no_task_has_named_for_long_goes_and_so_do_pieces_that_nobody_goes_on_with(tmp_path: Path) -> None:
