@@ -16,7 +16,8 @@ RESCAN_SECONDS = 1.0
 """The safety net: so often the folders are looked into whatever inotify says."""
 _HEARD_BYTES = 64 * 1024
 _PRIORITY = re.compile(r"p\d")
-_ARRIVES = flags.CREATE | flags.MOVED_TO | flags.ONLYDIR | flags.DONT_FOLLOW
+_ARRIVES = flags.CREATE | flags.MOVED_TO | flags.ONLYDIR | flags.DONT_FOLLOW | flags.ONESHOT
+"""Once a wait: what comes while nobody waits costs whoever puts it there nothing."""
 
 
 class Bells:
@@ -63,7 +64,7 @@ class _Bell:
                 self._hear(left)
 
     def _listen(self) -> None:
-        """To the pool, for new priorities, and to each priority. Adding what is watched already changes nothing."""
+        """To the pool, for new priorities, and to each priority, each time anew. Adding what is watched is harmless."""
         if self._inotify is None:
             return
         with contextlib.suppress(OSError):
