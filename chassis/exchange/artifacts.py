@@ -14,7 +14,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -87,22 +86,27 @@ class Artifacts:
                 remove(self._path(named))  # damaged since
             path = self._partial / f"{who}.{named.sha256}"
             here = path.lstat().st_size if path.is_file() and not path.is_symlink() else 0
-            if offset != here or (not data and named.size):
-                return here
-            if here + len(data) > named.size:
-                raise InvalidInput(f"the artifact has {named.size} bytes by its name; this piece goes beyond them")
-            if not here:
-                self._room(named)
-            self._partial.mkdir(parents=True, exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-            with os.fdopen(fd, "r+b", buffering=0) as file:
-                file.seek(here)
-                left = memoryview(data)
-                while left:
-                    left = left[file.write(left) :]
-                if here + len(data) == named.size:
-                    self._keep(path, file, named)
-            return here + len(data)
+            if here < named.size or not named.size:
+                if offset != here or (not data and named.size):
+                    return here
+                self._append(path, here, data, named)
+                here += len(data)
+            if here == named.size:  # also where it had come whole, and could not be kept then
+                self._keep(path, named)
+            return here
+
+    def _append(self, path: Path, here: int, data: bytes, named: Named) -> None:
+        if here + len(data) > named.size:
+            raise InvalidInput(f"the artifact has {named.size} bytes by its name; this piece goes beyond them")
+        if not here:
+            self._room(named)
+        self._partial.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        with os.fdopen(fd, "wb", buffering=0) as file:
+            file.seek(here)
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) :]
 
     def _room(self, named: Named) -> None:
         sizes = [size for _, size, _ in self._all()]
@@ -112,11 +116,12 @@ class Artifacts:
                 f"{len(sizes)} of {sum(sizes)}; wait until old ones have gone"
             )
 
-    def _keep(self, path: Path, file: FileIO, named: Named) -> None:
+    def _keep(self, path: Path, named: Named) -> None:
         if _digest(path) != named.sha256:
             remove(path)
             raise InvalidInput(f"what came is not {named}: it has another digest, and was dropped; put it again")
-        os.fsync(file.fileno())
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
         target = self._path(named)
         remove(target)  # what is there has another size, so it is damaged
         move_into(str(path), str(target))

@@ -1,5 +1,6 @@
 """Payloads by digest: whole or not there, whatever comes, in whatever order, on whatever disk."""
 
+import errno
 import os
 import random
 from datetime import UTC, datetime, timedelta
@@ -52,7 +53,7 @@ def test_pieces_in_any_order_never_make_another_payload(
     artifacts, name = Artifacts(tmp_path_factory.mktemp("svf")), named(content)
     for at, size in tries:
         received = artifacts.put("scout", name, at, content[max(0, at) : max(0, at) + size])
-        assert artifacts.holds(name) == (received == len(content))
+        assert artifacts.holds(name) == (received == len(content)), "who hears that all is there can rely on it"
     assert put(artifacts, content) == len(content)
     assert artifacts.get(name, 0) == content
 
@@ -63,6 +64,11 @@ def test_an_upload_goes_on_where_a_killed_process_left_it(tmp_path: Path) -> Non
     assert again.put("scout", named(HELLO), 0, HELLO) == 5, "it says where to go on, and takes nothing twice"
     assert again.put("other", named(HELLO), 0, b"") == 0, "everybody has their own"
     assert again.put("scout", named(HELLO), 5, HELLO[5:]) == 11
+    partial = tmp_path / "artifacts" / "partial" / f"other.{named(b'whole').sha256}"
+    partial.write_bytes(b"whole")
+    assert again.put("other", named(b"whole"), 0, b"") == 5 and again.holds(named(b"whole")), (
+        "killed before it was kept"
+    )
 
 
 def test_a_whole_with_another_digest_is_dropped_and_one_too_long_is_refused(tmp_path: Path) -> None:
@@ -129,13 +135,17 @@ def test_a_full_disk_is_told_and_the_upload_goes_on_when_there_is_room(
 ) -> None:
     artifacts, name = Artifacts(tmp_path), named(HELLO)
     artifacts.put("scout", name, 0, HELLO[:5])
-    real = os.fsync
+
+    def full(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", lambda fd: real(-1) if fd < 0 else (_ for _ in ()).throw(OSError(28, "full")))
-        with pytest.raises(ResourceExhausted, match="no room"):
-            artifacts.put("scout", name, 5, HELLO[5:])
+        patch.setattr(os, "fsync", full)
+        for offset in (5, 0, 11):
+            with pytest.raises(ResourceExhausted, match="no room"):
+                artifacts.put("scout", name, offset, HELLO[5:])
     assert not artifacts.holds(name), "not promised before it is durable"
-    assert put(artifacts, HELLO) == 11
+    assert artifacts.put("scout", name, 0, b"") == 11 and artifacts.holds(name), "it had come whole"
 
 
 def test_beyond_what_the_station_keeps_in_all_none_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
