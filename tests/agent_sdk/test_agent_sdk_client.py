@@ -16,6 +16,7 @@ from station_fake import RPCS, FakeStation
 from calyx_agent import AgentError, AsyncClient, Client, Stopped, Task, file_claim
 from calyx_agent.artifacts import PIECE_BYTES, ArtifactError
 from calyx_agent.holder import Usage, this_process
+from chassis.exchange import artifacts as station_artifacts
 from services.dashboard.agent_api import decode
 
 SERVICE = agent_pb2.DESCRIPTOR.services_by_name["AgentService"]
@@ -185,6 +186,7 @@ def test_a_file_is_handed_in_by_its_digest_and_fetched_in_a_task(tmp_path: Path)
     (tmp_path / "big.bin").write_bytes(content)
     station = FakeStation(svf=tmp_path / "svf", unreachable=["put_artifact", "get_artifact"])
     name = asyncio.run(station.agent().aput(tmp_path / "big.bin"))
+    assert PIECE_BYTES == station_artifacts.PIECE_BYTES, "said twice, since the package imports nothing of the station"
     assert name == f"sha256:{sha256(content).hexdigest()}:{len(content)}"
     assert station.calls.count("put_artifact") == 4, "lost, asked again how far it is, and two pieces"
     agent = station.agent()

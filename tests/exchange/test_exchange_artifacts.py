@@ -99,11 +99,24 @@ def test_params_name_artifacts_among_other_things() -> None:
     assert named_in(params) == tuple(sorted((first, second)))
 
 
-def test_one_damaged_since_is_found_and_mended_by_putting_it_again(tmp_path: Path) -> None:
+def test_one_too_large_to_be_anywhere_is_missing_and_breaks_nothing(tmp_path: Path) -> None:
+    name = f"sha256:{'0' * 64}:{module.MAX_ARTIFACT_BYTES + 1}"
+    assert "is not here" in Artifacts(tmp_path).missing({"data": name})
+    with pytest.raises(ResourceExhausted, match="split it"):
+        Named.parse(name)
+
+
+def test_one_damaged_since_is_mended_by_putting_it_again_once_the_service_has_started_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     artifacts, name = Artifacts(tmp_path), named(HELLO)
     put(artifacts, HELLO)
     path = tmp_path / files(tmp_path)[0]
     path.write_bytes(b"hello w0rld")
+    with monkeypatch.context() as patch:
+        patch.delattr(module, "_digest")
+        assert put(artifacts, HELLO) == 11, "not read through for each who asks"
+    artifacts = Artifacts(tmp_path)
     assert put(artifacts, HELLO) == 11 and artifacts.get(name, 0) == HELLO
     path.write_bytes(b"hello")
     assert not artifacts.holds(name)
