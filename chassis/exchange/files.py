@@ -4,7 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from chassis.exchange.moves import (
     Unfit,
     link,
     move_into,
-    names,
     refuse_network_file_system,
     remove,
     there,
@@ -50,7 +49,6 @@ class FilesExchange(Exchange):
         kill_switch: KillSwitch,
         lease_seconds: float = 30.0,
     ) -> None:
-        self._root, self._lock = root, f"{root}/tmp/.lock"  # noqa: S108 - the exchange's own folder
         self._folder = Folder(root, verifier)
         refuse_network_file_system(root)
         self._slots = Slots(root / "workers")
@@ -58,7 +56,7 @@ class FilesExchange(Exchange):
         self._commits = Commits(root / "log")
         self._custody = Custody(self._folder, clock, kill_switch, self._slots.hold, self._commits)
         self._recovery = Recovery(self._folder, self._custody)
-        self._clean_up()
+        self._recovery.run()  # of the dead, before anything is claimed
         self._compaction = Compaction(self._folder, clock)
         self._reaper = Reaper(self._folder, self._custody, clock, kill_switch, lease_seconds)
 
@@ -74,80 +72,57 @@ class FilesExchange(Exchange):
         return self._submit(manifests, hold=False)
 
     def _submit(self, manifests: Sequence[Manifest], hold: bool) -> list[Receipt | Exception]:
-        """Staged, promised in the log, then published: only the promise waits for the disk, together with others'."""
+        """Recorded, promised in the log, then published: only the promise waits for the disk, together with others'.
+
+        The record is the exclusive claim on the id, and no task while it has no other name.
+        """
         admitted = rules.admit(manifests, self._folder.known)
         answers: dict[int, Receipt | Exception] = dict(admitted.refused)
-        busy: list[int] = []
-        with self._intake(fcntl.LOCK_SH):
-            staged: dict[int, bytes] = {}
+        staged: dict[int, bytes] = {}
+        with self._folder.intake(fcntl.LOCK_SH):
             for index in admitted.order:
                 try:
-                    self._stage(manifests[index], admitted.bodies[index])
+                    write_new(self._folder.task(manifests[index].task_id), admitted.bodies[index])
                     staged[index] = admitted.bodies[index]
                 except FileExistsError:
-                    busy.append(index)
+                    for mine in staged:
+                        remove(self._folder.task(manifests[mine].task_id))
+                    break
                 except OSError as error:
                     answers[index] = _full(error, manifests[index].task_id)
-            kind: Kind = "H" if hold else "S"
-            try:
-                with self._commits.promise([Record(kind=kind, body=body) for body in staged.values()]):
-                    answers.update(self._publish_all([(index, manifests[index]) for index in staged], hold))
-            except OSError as error:
-                for index in staged:
-                    answers[index] = self._refuse(manifests[index], _full(error, manifests[index].task_id))
-        if busy:
-            answers.update(zip(busy, self._again([manifests[index] for index in busy], hold), strict=True))
-        return [answers[index] for index in range(len(manifests))]
+            else:
+                answers.update(self._promise(manifests, staged, hold))
+                return [answers[index] for index in range(len(manifests))]
+        return self._again(manifests, hold)
+
+    def _promise(
+        self, manifests: Sequence[Manifest], staged: dict[int, bytes], hold: bool
+    ) -> dict[int, Receipt | Exception]:
+        kind: Kind = "H" if hold else "S"
+        try:
+            with self._commits.promise([Record(kind=kind, body=body) for body in staged.values()]):
+                return self._publish_all([(index, manifests[index]) for index in staged], hold)
+        except OSError as error:
+            return {index: self._refuse(manifests[index], _full(error, manifests[index].task_id)) for index in staged}
 
     def _again(self, manifests: Sequence[Manifest], hold: bool) -> list[Receipt | Exception]:
-        """Somebody is submitting, or was killed submitting, the same ids: once nobody is, it shows which."""
-        self._take_back_all(fcntl.LOCK_EX)
-        return self._submit(manifests, hold)
-
-    @contextlib.contextmanager
-    def _intake(self, how: int) -> Iterator[None]:
-        """Submitters share it; who takes back what a killed one had staged has it alone."""
-        lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(lock, how)
-            yield
-        finally:
-            os.close(lock)
-
-    def _take_back_all(self, how: int) -> None:
-        """What was promised before its process died is published, the rest is taken back."""
-        with self._intake(how):
+        """Somebody is submitting, or was cut short submitting, the same ids: once nobody is, it shows which."""
+        with self._folder.intake(fcntl.LOCK_EX):
             self._recovery.run()
-            for name in names(self._root / "tmp"):
-                if name.endswith(".tmp"):
-                    self._take_back(TaskId(name.removesuffix(".tmp")))
-
-    def _take_back(self, task_id: TaskId) -> None:
-        staged, task = self._folder.staged(task_id), self._folder.task(task_id)
-        with contextlib.suppress(FileNotFoundError):
-            found, known = os.lstat(staged), os.lstat(task)
-            published = found.st_nlink > 2  # only where moving had to be link + unlink
-            if not published and (found.st_dev, found.st_ino) == (known.st_dev, known.st_ino):
-                remove(task)
-        remove(staged)
-        if there(staged):
-            self._folder.set_aside(staged, "no task's file")
+            for manifest in manifests:
+                if self._folder.unpublished(manifest.task_id):
+                    remove(self._folder.task(manifest.task_id))
+        return self._submit(manifests, hold)
 
     def _refuse(self, manifest: Manifest, why: CalyxError) -> CalyxError:
         """Promised, but not published: take the promise back as well, so that no replay publishes it."""
-        self._take_back(manifest.task_id)
+        record = self._folder.task(manifest.task_id)
+        with contextlib.suppress(OSError):
+            if os.lstat(record).st_nlink == 1:
+                remove(record)
         with contextlib.suppress(OSError), self._commits.promise([Record(kind="R", body=manifest.task_id.encode())]):
             pass
         return why
-
-    def _stage(self, manifest: Manifest, body: bytes) -> None:
-        staged = self._folder.staged(manifest.task_id)
-        write_new(staged, body)
-        try:
-            link(staged, self._folder.task(manifest.task_id))
-        except OSError:
-            remove(staged)
-            raise
 
     def _publish_all(self, staged: Sequence[tuple[int, Manifest]], hold: bool) -> dict[int, Receipt | Exception]:
         answers: dict[int, Receipt | Exception] = {}
@@ -173,13 +148,11 @@ class FilesExchange(Exchange):
         return answers
 
     def _publish(self, manifest: Manifest, hold: bool, ended: rules.EndOf) -> Receipt | Exception:
-        """The rename by which others see the task. One whose dependency failed gets its ack at the next look."""
+        """The link by which others see the task. One whose dependency failed gets its ack at the next look."""
         state: TaskState = "ready" if rules.place(manifest, ended).state == "ready" else "waiting"
         state = "held" if hold else state
         try:
-            move_into(self._folder.staged(manifest.task_id), self._folder.target(state, manifest, 1))
-        except FileNotFoundError:
-            pass  # a replay published it for us
+            link(self._folder.task(manifest.task_id), self._folder.target(state, manifest, 1))
         except FileExistsError:
             why = Duplicate(f"task {manifest.task_id} is already there; nothing was changed")
             return self._refuse(manifest, why)
@@ -290,9 +263,10 @@ class FilesExchange(Exchange):
         # Past the fence, its ack not published yet (a crash there is finished by the next sweep); or lost.
         epoch = self._folder.epoch(task_id)
         pending = any(there(self._folder.claimed(w, task_id, epoch, "ack")) for w in self._folder.holders())
+        reason = "only its record is there: it was never published, or its file is gone"
         return TaskView(
             task_id=task_id, state="claimed" if pending else "unknown", epoch=epoch, manifest=manifest, ack=None,
-            reason="its ack is being published" if pending else "its file is gone; only the record is left",
+            reason="its ack is being published" if pending else reason,
         )  # fmt: skip
 
     def tasks(self, states: Iterable[TaskState]) -> list[TaskView]:
@@ -322,15 +296,8 @@ class FilesExchange(Exchange):
         return self._compaction.step(finished, archive, limit)
 
     def sweep(self) -> Swept:
-        self._clean_up()
-        return self._reaper.sweep()
-
-    def _clean_up(self) -> None:
-        """After the dead: first what they promised, then what they had only staged."""
         self._recovery.run()
-        if any(name.endswith(".tmp") for name in names(self._root / "tmp")):
-            with contextlib.suppress(BlockingIOError):  # somebody is submitting: then the next sweep looks again
-                self._take_back_all(fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return self._reaper.sweep()
 
 
 def _ended(task_id: TaskId, manifest: Manifest | None, ack: Ack) -> TaskView:

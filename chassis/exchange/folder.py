@@ -1,11 +1,13 @@
 """Where a task lies in the exchange folder, and whether what lies there is the task it says it is."""
 
 import contextlib
+import fcntl
 import functools
 import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -109,10 +111,38 @@ class Folder:
         return f"{self.at}/acks/{_shelf(task_id)}/{task_id}.json"
 
     def known(self, task_id: TaskId) -> bool:
-        """Was this id ever given out? It then never is again. What is only staged is not known yet."""
+        """Was this id ever given out? It then never is again. What is not published is not known yet."""
         if there(self.task(task_id)):
-            return not there(self.staged(task_id))
+            return not self.unpublished(task_id)
         return self.archive.holds(task_id)
+
+    @contextlib.contextmanager
+    def intake(self, how: int) -> Iterator[None]:
+        """Submitters share it (LOCK_SH); who takes back what one of them left has it alone (LOCK_EX)."""
+        path = f"{self.at}/tmp/.lock"  # noqa: S108 - the exchange's own folder, not /tmp
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(lock, how)
+            yield
+        finally:
+            os.close(lock)
+
+    def unpublished(self, task_id: TaskId) -> bool:
+        """Is there nothing of the task but its record? Each later step leaves another name of it, or its ack.
+
+        In a copied station no file has two names: there the folders are looked through.
+        """
+        try:
+            record = os.lstat(self.task(task_id))
+        except FileNotFoundError:
+            return False
+        if record.st_nlink > 1 or not stat.S_ISREG(record.st_mode):
+            return False
+        manifest = self.read_manifest(task_id)
+        for _ in range(2):  # it may move from a place not looked at yet to one already looked at
+            if manifest is not None and (self.find(task_id, manifest, 1) or self.passed(task_id, 1)):
+                return False
+        return not there(self.ack(task_id)) and not there(self.marks(task_id))  # last: they are made before a move
 
     def compacted(self, task_id: TaskId) -> bool:
         """Is its record gone because the task ended long ago?"""
@@ -137,9 +167,6 @@ class Folder:
     def placed(self, manifest: Manifest) -> TaskState:
         """Where a task that is new belongs. One whose dependency failed is answered when it is looked at next."""
         return "ready" if rules.place(manifest, self.ended).state == "ready" else "waiting"
-
-    def staged(self, task_id: str) -> str:
-        return f"{self.at}/tmp/{task_id}.tmp"  # noqa: S108 - the exchange's own folder, not /tmp
 
     def waiting(self, task_id: str) -> str:
         return f"{self.at}/waiting/{task_id}.waiting"

@@ -13,7 +13,7 @@ import fcntl
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from chassis.errors import Refused, Unavailable
@@ -46,15 +46,24 @@ def move(source: Name, target: Name) -> None:
 
 def move_into(source: str, target: str) -> str:
     """`move`, into a folder that may not be there yet or any more (empty ready folders are swept away)."""
+    _into(move, source, target)
+    return target
+
+
+def link(source: str, target: str) -> None:
+    """A second name for one file, in such a folder. Raises FileNotFoundError, FileExistsError."""
+    _into(os.link, source, target)
+
+
+def _into(act: Callable[[str, str], None], source: str, target: str) -> None:
     for _ in range(100):
         try:
-            move(source, target)
-            return target
+            return act(source, target)
         except FileNotFoundError:
             if not there(source):
                 raise
             os.makedirs(folder_of(target), exist_ok=True)
-    raise Unavailable(f"{folder_of(target)} keeps vanishing; nothing was moved")
+    raise Unavailable(f"{folder_of(target)} keeps vanishing; nothing was done")
 
 
 def lstats(folder: Name, *, follow: bool = False) -> Iterator[tuple[str, os.stat_result]]:
@@ -71,15 +80,6 @@ def lstats(folder: Name, *, follow: bool = False) -> Iterator[tuple[str, os.stat
                 continue
     finally:
         os.close(fd)
-
-
-def link(source: str, target: str) -> None:
-    """A second name for one file, in a folder that may not be there yet. Raises FileExistsError."""
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        os.makedirs(folder_of(target), exist_ok=True)
-        os.link(source, target)
 
 
 def there(path: Name) -> bool:

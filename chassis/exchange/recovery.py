@@ -1,16 +1,18 @@
 """What a dead process or a power cut left half done is brought to what its log promised."""
 
 import contextlib
+import fcntl
 import json
 from dataclasses import replace
 from pathlib import Path
 
 from chassis.errors import InvalidInput
-from chassis.exchange.commits import Record, left_behind, read_records, sync_file_system
+from chassis.exchange.commits import Kind, left_behind, read_records, sync_file_system
 from chassis.exchange.custody import Custody
 from chassis.exchange.folder import MAX_ACK_BYTES, Folder, Place, parse_manifest
-from chassis.exchange.manifest import MAX_MANIFEST_BYTES, Ack, Manifest
-from chassis.exchange.moves import Unfit, link, move_into, names, read_regular, remove, there, write_new
+from chassis.exchange.manifest import MAX_MANIFEST_BYTES, Ack, Manifest, TaskId
+from chassis.exchange.moves import Unfit, link, lstats, move_into, names, read_regular, remove, there, write_new
+from chassis.exchange.port import TaskState
 
 
 class Recovery:
@@ -25,61 +27,58 @@ class Recovery:
         with left_behind(self._log) as left:
             if not left.segments:
                 return False
-            records = [record for segment in left.segments for record in read_records(segment)]
-            taken_back = {record.body for record in records if record.kind == "R"}
-            for record in records:
-                if record.kind in ("S", "H"):
-                    self._submitted(record, taken_back)
-            for record in records:
-                if record.kind == "A":
-                    self._acked(record.body)
+            submitted: dict[tuple[str, str], tuple[Kind, Manifest, bytes]] = {}
+            acked: list[bytes] = []
+            for segment in left.segments:
+                writer = segment.name.partition(".")[0]
+                for record in read_records(segment):
+                    if record.kind == "A":
+                        acked.append(record.body)
+                    elif record.kind == "R":  # a later submit of the same id counts again
+                        submitted.pop((writer, record.body.decode(errors="replace")), None)
+                    else:
+                        with contextlib.suppress(Unfit):  # no exchange wrote that
+                            manifest = parse_manifest(record.body)
+                            submitted[writer, manifest.task_id] = (record.kind, manifest, record.body)
+            for kind, manifest, body in submitted.values():
+                self._submitted(kind, manifest, body)
+            for body in acked:
+                self._acked(body)
             if not left.others_live:
                 self._unanswered()
+                with contextlib.suppress(BlockingIOError), self._folder.intake(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    self._unpublished()
             sync_file_system(self._log)
             for segment in left.segments:
                 segment.unlink(missing_ok=True)
             return True
 
-    def _submitted(self, record: Record, taken_back: set[bytes]) -> None:
-        try:
-            manifest = parse_manifest(record.body)
-        except Unfit:
-            return  # no exchange wrote that
+    def _submitted(self, kind: Kind, manifest: Manifest, body: bytes) -> None:
         task_id = manifest.task_id
-        task, staged = self._folder.task(task_id), self._folder.staged(task_id)
-        if task_id.encode() in taken_back and not there(staged):
-            return
+        task = self._folder.task(task_id)
         if not there(task):
             if self._folder.compacted(task_id):
                 return
-            self._restore(task, staged, manifest, record.body)
+            self._restore(task, manifest, body)
         elif not _whole(task, task_id):  # else: as it was, or the id was given back and submitted anew
-            _rewrite(task, record.body)
+            _rewrite(task, body)
         if there(self._folder.ack(task_id)):
             return
         epoch = self._folder.epoch(task_id)
         if self._folder.find(task_id, manifest, epoch) is None and not self._folder.passed(task_id, epoch):
-            if not there(staged):
-                link(task, staged)
-            with contextlib.suppress(FileExistsError, FileNotFoundError):
-                self._publish(record, manifest, staged)
-        else:
-            remove(staged)
+            state: TaskState = "held" if kind == "H" else self._folder.placed(manifest)
+            with contextlib.suppress(FileExistsError):
+                link(task, self._folder.target(state, manifest, 1))
 
-    def _restore(self, task: str, staged: str, manifest: Manifest, body: bytes) -> None:
-        """The record from whatever link to the task is left, else from the log."""
+    def _restore(self, task: str, manifest: Manifest, body: bytes) -> None:
+        """The record from whatever other name of the task is left, else from the log."""
         place = self._folder.find(manifest.task_id, manifest, self._folder.epoch(manifest.task_id))
-        source = place.path if place is not None else staged
-        if not there(source):
-            write_new(source, body)
-        elif _content(source, MAX_MANIFEST_BYTES) != body:
-            _rewrite(source, body)
-        link(source, task)
-
-    def _publish(self, record: Record, manifest: Manifest, staged: str) -> None:
-        state = self._folder.placed(manifest)
-        target = self._folder.target("held" if record.kind == "H" else state, manifest, 1)
-        move_into(staged, target)
+        if place is None:
+            write_new(task, body)
+            return
+        if _content(place.path, MAX_MANIFEST_BYTES) != body:
+            _rewrite(place.path, body)
+        link(place.path, task)
 
     def _acked(self, body: bytes) -> None:
         """Every ack in a log had passed the fence: its task is done, wherever the folders of a cut show it."""
@@ -127,6 +126,13 @@ class Recovery:
                 place = self._folder.parse("done", f"{self._folder.at}/done/{day}/{name}")
                 if place is not None and not there(self._folder.ack(place.task_id)):
                     self._again(place)
+
+    def _unpublished(self) -> None:
+        """Records of submits that were never promised. One that stays, since somebody submits now, harms nobody."""
+        for name, found in lstats(f"{self._folder.at}/tasks"):
+            task_id = TaskId(name.removesuffix(".json"))
+            if found.st_nlink == 1 and self._folder.unpublished(task_id):
+                remove(self._folder.task(task_id))
 
     def _again(self, place: Place) -> None:
         manifest = self._folder.read_manifest(place.task_id)

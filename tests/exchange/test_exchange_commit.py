@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from exchange_world import LEASE, VERIFIER, World
 
+from chassis.canonical import canonical_json
 from chassis.errors import AlreadyAcked, ResourceExhausted, Unavailable
-from chassis.exchange import commits
+from chassis.exchange import commits, files
 from chassis.exchange.commits import Commits, Record, left_behind, read_records
 from chassis.exchange.files import FilesExchange
 
@@ -256,6 +257,35 @@ def test_replaying_twice_changes_nothing_and_a_living_process_is_left_alone(worl
     other.sweep()
     assert [other.get(name) for name in "ab"] == before
     assert other.depth() == {"held": 0, "waiting": 0, "ready": 1, "claimed": 0, "dead": 0}
+
+
+def test_a_submit_taken_back_and_made_again_outlives_a_cut(world: World, tmp_path: Path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "link", full)
+        with pytest.raises(ResourceExhausted):
+            world.exchange.submit(world.task("a"))
+    assert after_a_cut(world, tmp_path / "first").exchange.get("a").state == "unknown", "taken back"
+    world.exchange.submit(world.task("a"))
+    again = after_a_cut(world, tmp_path / "second", "tasks/a.json", "ready/*/*/a*")
+    assert again.exchange.get("a").state == "ready"
+
+
+def test_what_a_cut_left_of_submits_that_were_never_promised_is_swept_away(world: World, tmp_path: Path) -> None:
+    world.exchange.submit_many([world.task("a"), world.task("b", dependencies=("a",))])
+    world.exchange.submit(world.task("c"), hold=True)
+    world.claim()
+    records = world.root / "svf" / "tasks"
+    (records / "torn.json").touch()
+    (records / "whole.json").write_bytes(canonical_json(world.task("whole").to_json()))
+    again = after_a_cut(world, tmp_path / "copy")
+    shutil.copytree(world.root / "svf", tmp_path / "backup" / "svf")  # where no file has two names
+    for each in (again, World("files", tmp_path / "backup", world.clock)):
+        left = {path.name for path in (each.root / "svf" / "tasks").iterdir()}
+        assert left == {"a.json", "b.json", "c.json"}
+        assert [each.exchange.get(name).state for name in "abc"] == ["claimed", "waiting", "held"]
 
 
 def test_a_torn_or_hostile_log_is_read_up_to_its_first_bad_record(world: World, tmp_path: Path) -> None:
