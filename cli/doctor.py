@@ -162,12 +162,19 @@ def _notify(layout: Layout, _clock: Clock) -> tuple[Answer, str, str]:
     return "note", found, "calyx notify test; correct its line in notify.conf"
 
 
+_PUT_BACK = {
+    "experience.sqlite": "calyx memory restore --dry-run", "cbo.sqlite": "calyx down, then calyx cbo restore --dry-run",
+}  # fmt: skip
+
+
 def _integrity(layout: Layout, _clock: Clock) -> tuple[Answer, str, str]:
     if not layout.root.exists():
         return "note", "no station folder yet", "calyx up makes it"
     damages = list(_damages(layout))
     if damages:
-        return "fail", "; ".join(damages[:3]), "stop the station and restore the named file from a backup"
+        fix = next((fix for name, fix in _PUT_BACK.items() if any(each.startswith(name) for each in damages)), "")
+        fix = fix or "stop the station and restore the named file from a backup"
+        return "fail", "; ".join(damages[:3]), fix
     return "ok", "identity, audit chains, database and last pulse hold", ""
 
 

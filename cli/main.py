@@ -51,6 +51,7 @@ NOUNS: Mapping[str, tuple[str, ...]] = {
     "agents": ("agent",),
     "artifacts": ("artifact",),
     "memory": ("recall", "memory"),
+    "overseer": ("cbo",),
     "resources": ("capacity", "governor"),
     "healing": ("incident", "playbook", "quarantine"),
     "trends": ("trends",),

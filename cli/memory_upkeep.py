@@ -2,8 +2,6 @@
 
 import json as json_text
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +10,7 @@ import typer
 from typer.exceptions import Exit
 
 from chassis.errors import Damaged, InvalidInput, NotFound, Unavailable
+from cli import offline
 from cli.experiences import FORMATS, format_of, lines_of
 from cli.output import JsonFlag, at, emit, note, say
 from cli.reach import Reach, reach_of
@@ -111,7 +110,7 @@ def restore(
     from calyx.memory.v1 import memory_pb2 as pb
 
     reach = reach_of(ctx)
-    name = _in_station(reach, path)
+    name = offline.in_station(reach, path, "memory", "calyx memory backup --list")
     note("restoring; recording waits until it is done")
     try:
         answer = reach.memory().Restore(pb.RestoreRequest(path=name, dry_run=dry_run), timeout=LONG_SECONDS)
@@ -141,36 +140,12 @@ def restore(
         raise Exit(1)
 
 
-def _in_station(reach: Reach, path: str) -> str:
-    """A path as the service reads it: relative to the station folder."""
-    if not path:
-        return ""
-    for found in (Path(path), reach.layout.root / path):
-        if found.is_file():
-            try:
-                return found.resolve().relative_to(reach.layout.root.resolve()).as_posix()
-            except ValueError as error:
-                raise InvalidInput(f"{path} is not in the station folder; copy it to memory/backups first") from error
-    raise NotFound(f"there is no backup {path}; `calyx memory backup --list` shows what there is")
-
-
 def _offline(reach: Reach, name: str, dry_run: bool, error: Unavailable) -> dict[str, Any]:
     """The service is not there, perhaps because it can't open its store: the files themselves, under its lock."""
     if not reach.layout.identity.exists():
         raise error
     note("the memory service does not run; working on its files")
-    command = [sys.executable, "-m", "services.memory", "restore", *([name] if name else [])]
-    done = subprocess.run(
-        [*command, *(["--dry-run"] if dry_run else [])],
-        env={**os.environ, "CALYX_STATION_DIR": str(reach.layout.root)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
-        raise Damaged(last.removeprefix("memory: can't start: "))
-    value: dict[str, Any] = json_text.loads(done.stdout.splitlines()[-1])
+    value: dict[str, Any] = offline.ask(reach, "memory", "restore", name, "--dry-run" if dry_run else "")
     value["backup"] = f"memory/backups/{value['backup']}" if value["backup"] else ""
     value["set_aside"] = f"memory/{value['set_aside']}" if value["set_aside"] else ""
     return value

@@ -1,6 +1,7 @@
 """`python -m services.cbo`: reads the settings and wires the overseer."""
 
 import os
+import sys
 from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
@@ -27,7 +28,7 @@ from chassis.rpc.client import connect
 from chassis.rpc.server import Served, run_service
 from chassis.settings import StationSettings, load
 from chassis.signing import load_key, seal
-from services.cbo import agent_servicer, inbox_servicer, persons, servicer
+from services.cbo import agent_servicer, inbox_servicer, persons, restoring, servicer
 from services.cbo.bridge import Options
 from services.cbo.drills import Drills
 from services.cbo.joining import LEASE_SECONDS
@@ -149,4 +150,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    restoring.main(sys.argv[1:]) if sys.argv[1:] else main()

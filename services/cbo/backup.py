@@ -5,13 +5,14 @@ import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
 
 from chassis.atomic import fsync_dir
 from chassis.errors import Damaged
+from services.cbo.store import FILE
 
 log = structlog.get_logger(__name__)
 
@@ -27,13 +28,13 @@ class Backups:
     def __init__(
         self, folder: Path, between: Callable[[], AbstractContextManager[object]], now: Callable[[], datetime]
     ) -> None:
-        self._database, self._folder = folder / "cbo.sqlite", folder / "backups"
+        self._database, self._folder = folder / FILE, folder / "backups"
         self._between, self._now = between, now
 
     def step(self) -> None:
         """One, when the newest is a day old. A full disk is logged, and tried again at the next look."""
         newest = max(self._folder.glob("cbo-*.sqlite"), default=None)
-        if newest is not None and self._now() - EVERY < _made(newest, self._now()):
+        if newest is not None and self._now() - EVERY < self._made(newest):
             return
         try:
             self.write()
@@ -62,6 +63,11 @@ class Backups:
                 old.unlink()
         return path
 
+    def _made(self, path: Path) -> datetime:
+        """When it was made. One from the future is of an unknown age, so that a clock set back does not end backups."""
+        made, now = made_at(path), self._now()
+        return made if made is not None and made <= now else now - EVERY
+
     def _copy(self, to: Path) -> None:
         with closing(sqlite3.connect(f"file:{self._database}?mode=ro", uri=True, isolation_level=None)) as source:
             with self._between():
@@ -75,10 +81,9 @@ class Backups:
             raise Damaged(f"the copy is not whole: {found}")
 
 
-def _made(path: Path, now: datetime) -> datetime:
-    """By its name. One from the future is of an unknown age, so that a clock set back does not end the backups."""
+def made_at(path: Path) -> datetime | None:
+    """By its name; None where that says nothing."""
     try:
-        made = datetime.strptime(path.name, _NAME).replace(tzinfo=now.tzinfo)
+        return datetime.strptime(path.name, _NAME).replace(tzinfo=UTC)
     except ValueError:
-        return now - EVERY
-    return made if made <= now else now - EVERY
+        return None

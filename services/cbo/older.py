@@ -31,7 +31,7 @@ _RECORD = re.compile(r"bp-(\d{9,})\.json")
 def outrun(bridge: Bridge, agents: Registry) -> bool:
     """Before anything else at the start: whether the records are ahead of the database, and what follows from it."""
     known = bridge.store.last_ended()
-    newer = [(number, path) for number, path in _records(bridge.layout.pulses) if number > known]
+    newer = [(number, path) for number, path in records(bridge.layout.pulses) if number > known]
     if not newer:
         return False
     newest, raw = newer[0][0], newer[0][1].read_bytes()
@@ -69,7 +69,7 @@ def _lower(bridge: Bridge, domain: str, last: Standing | None, pulse: int) -> bo
     return True
 
 
-def _records(folder: Path) -> Iterator[tuple[int, Path]]:
+def records(folder: Path) -> Iterator[tuple[int, Path]]:
     """Newest first: days and numbers sort as they came."""
     for day in sorted(folder.glob("[0-9]*"), reverse=True):
         found = [(int(match[1]), day / name) for name in _names(day) if (match := _RECORD.fullmatch(name))]

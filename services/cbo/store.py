@@ -14,17 +14,32 @@ from typing import IO, Any
 from chassis.canonical import Json
 from chassis.clock import iso
 from chassis.errors import Damaged, NotFound, Refused, Unavailable
+from chassis.replacing import finish
 from services.cbo import objectives
 from services.cbo.objectives import Objective
 from services.cbo.rows import objective_from_row, objective_to_row, task_from_row, task_to_row
 from services.cbo.tasks import OPEN, TRANSITIONS, Move, State, Task, targets_of
 
 _SQL = Path(__file__).with_name("sql")
+FILE = "cbo.sqlite"
 
 
 def _queries() -> Mapping[str, str]:
     parts = re.split(r"^-- name: (\w+)$", (_SQL / "queries.sql").read_text(), flags=re.MULTILINE)
     return {name: body.strip() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def _schemas() -> list[tuple[int, Path]]:
+    return [(int(path.name[:3]), path) for path in sorted(_SQL.glob("[0-9][0-9][0-9]_*.sql"))]
+
+
+def newest_schema() -> int:
+    return _schemas()[-1][0]
+
+
+def last_ended(database: sqlite3.Connection) -> int:
+    """The highest number of a pulse that ended, known or forgotten; 0 for none. Only the last can be under way."""
+    return int(database.execute(_queries()["pulse_last_ended"]).fetchone()[0])
 
 
 def pulse_id(number: int) -> str:
@@ -39,12 +54,13 @@ class Store:
 
     def __init__(self, folder: Path, *, durable: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._guard = _only_writer(folder / "cbo.lock")
+        self._guard = only_writer(folder / "cbo.lock")
+        finish(folder / FILE)
         self._lock = threading.RLock()
         self._depth = 0
         self._sql = _queries()
         try:
-            self._db = sqlite3.connect(folder / "cbo.sqlite", isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(folder / FILE, isolation_level=None, check_same_thread=False)
             self._db.row_factory = sqlite3.Row
             level = "FULL" if durable else "OFF"
             for pragma in ("journal_mode = WAL", f"synchronous = {level}", "foreign_keys = ON", "busy_timeout = 2000"):
@@ -53,14 +69,13 @@ class Store:
         except sqlite3.DatabaseError as error:
             self._guard.close()
             raise Damaged(
-                f"{folder / 'cbo.sqlite'} can't be opened: {error}. It was not changed; put a copy from cbo/backups in "
-                "its place, as docs/runbooks/quarantine.md says"
+                f"{folder / FILE} can't be opened: {error}. It was not changed; stop the station and run "
+                "`calyx cbo restore --dry-run`"
             ) from error
 
     def _migrate(self) -> None:
         done = self._db.execute("PRAGMA user_version").fetchone()[0]
-        for path in sorted(_SQL.glob("[0-9][0-9][0-9]_*.sql")):
-            number = int(path.name[:3])
+        for number, path in _schemas():
             if number > done:
                 script = f"BEGIN IMMEDIATE;\n{path.read_text()}\nPRAGMA user_version = {number};\nCOMMIT;"
                 try:
@@ -137,8 +152,8 @@ class Store:
         self.run("pulse_end", status, json.dumps(summary), record, number)
 
     def last_ended(self) -> int:
-        """The highest number of a pulse that ended, known or forgotten; 0 for none. Only the last can be under way."""
-        return int(self.rows("pulse_last_ended")[0][0])
+        with self._lock:
+            return last_ended(self._db)
 
     def skip_pulses(self, number: int) -> None:
         """Give out no number up to this one, nor end one that is under way: all of them are over."""
@@ -228,7 +243,7 @@ def _allowed(task: Task, to: str) -> None:
         raise Refused(f"task {task.id} is {task.state}; it can't become {to}")
 
 
-def _only_writer(path: Path) -> IO[str]:
+def only_writer(path: Path) -> IO[str]:
     guard = path.open("a")
     try:
         fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)

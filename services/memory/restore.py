@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import structlog
 
-from chassis.atomic import fsync_dir, read_json, write_json
+from chassis import replacing
 from chassis.errors import Damaged, NotFound
 from services.memory.backup import backups, fault_of
 from services.memory.damage import Damage
@@ -105,7 +105,7 @@ def restore(
             aside = ""
             if not dry_run:
                 aside = f"{ASIDE}/{stamp}"
-                swap(lambda: put_in_place(folder, target, folder / aside))
+                swap(lambda: replacing.put_in_place(folder / FILE, target, folder / aside))
         finally:
             _clear(folder)
     return Restored(
@@ -276,38 +276,11 @@ def _check(path: Path) -> None:
         raise Damaged(f"the restored store does not pass its check ({first}); nothing was replaced")
 
 
-def put_in_place(folder: Path, new: Path, aside: Path) -> None:
-    """Set the old files aside and rename the new one. A crash at any line is finished by `finish` at the next start."""
-    write_json(folder / "restore.json", {"new": new.name, "aside": aside.relative_to(folder).as_posix()})
-    _put(folder, new, aside)
-
-
 def finish(folder: Path) -> None:
     """End a swap that a crash cut short; before the store is opened."""
-    marker = folder / "restore.json"
-    if not marker.exists():
-        return
     with explained("finish the restore of", folder / FILE):
-        value = read_json(marker)
-        _put(folder, folder / str(value["new"]), folder / str(value["aside"]))
-    log.info("a restore that was cut short was finished", set_aside=value["aside"])
-
-
-def _put(folder: Path, new: Path, aside: Path) -> None:
-    aside.mkdir(parents=True, exist_ok=True)
-    path = folder / FILE
-    if new.exists():  # else the rename was done
-        for suffix in ("-wal", "-shm"):
-            old = path.with_name(path.name + suffix)
-            if old.exists():
-                old.replace(aside / old.name)
-        if path.exists() and not (aside / FILE).exists():
-            os.link(path, aside / FILE)
-        fsync_dir(aside)
-        new.replace(path)
-    fsync_dir(folder)
-    (folder / "restore.json").unlink(missing_ok=True)
-    fsync_dir(folder)
+        if aside := replacing.finish(folder / FILE):
+            log.info("a restore that was cut short was finished", set_aside=aside)
 
 
 def _clear(folder: Path) -> None:

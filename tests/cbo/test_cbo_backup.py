@@ -1,7 +1,6 @@
 """Copies of cbo.sqlite, and what a CBO does that finds itself on one that is older than its pulse records."""
 
 import json
-import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -12,25 +11,35 @@ import pytest
 from cbo_station import Station
 from domain_letters import Office
 
+from chassis import replacing
 from chassis.domains import Level
-from chassis.errors import Damaged
-from services.cbo import backup
+from chassis.errors import Damaged, NotFound, Refused, Unavailable
+from services.cbo import backup, restoring
 from services.cbo.agents import Registry
 from services.cbo.backup import EVERY, KEPT, Backups
 from services.cbo.objectives import Schedule
 from services.cbo.replay_desk import ReplayDesk
+from services.cbo.restoring import Restored, copies, restore
+from services.cbo.store import Store
 
 NewStation = Callable[..., Station]
 
 
 def put_back(station: Station, copy: Path) -> None:
-    """What a person does with a stopped station."""
+    """What `calyx cbo restore COPY` does with a stopped station."""
     station.cbo.close()
-    database = station.layout.state("cbo") / "cbo.sqlite"
-    for each in database.parent.glob("cbo.sqlite*"):
-        each.unlink()
-    shutil.copy(copy, database)
+    put(station, named=copy.relative_to(station.layout.root).as_posix())
     station.open()
+
+
+def put(station: Station, *, named: str = "", empty: bool = False, dry_run: bool = False) -> Restored:
+    return restore(station.layout, named=named, empty=empty, dry_run=dry_run, now=station.clock.now())
+
+
+def damage(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xff" * (path.stat().st_size - 100))
 
 
 def ask(station: Station, text: str) -> str:
@@ -256,8 +265,7 @@ def test_without_any_copy_a_new_database_goes_on_after_the_last_record(station: 
     station.pulse(8)
     last = station.record()
     station.cbo.close()
-    for each in station.layout.state("cbo").glob("cbo.sqlite*"):
-        each.unlink()
+    assert put(station, empty=True).missing_pulses == number(last["id"])
     station.open()
     assert (
         station.audit("store.older")[0] | {"database": "bp-000000000", "records": last["id"]}
@@ -266,3 +274,97 @@ def test_without_any_copy_a_new_database_goes_on_after_the_last_record(station: 
     record = station.pulse()
     assert number(record["id"]) == number(last["id"]) + 2
     assert station.cbo.bridge.ladder.standing("diagnostics").level <= Level.GUIDE
+
+
+def test_the_newest_whole_copy_takes_the_place_of_a_damaged_file(station: Station) -> None:
+    folder = station.layout.state("cbo")
+    database = folder / "cbo.sqlite"
+    station.pulse(3)
+    whole = station.cbo.backups.write()
+    station.pulse()
+    station.clock.advance(EVERY.total_seconds())
+    newer = station.cbo.backups.write()
+    last = station.record()
+    station.cbo.close()
+    damage(newer)
+    damage(database)
+    broken = database.read_bytes()
+    database.with_name("cbo.sqlite-wal").write_bytes(b"its log")
+    with pytest.raises(Damaged, match="calyx cbo restore"):
+        Store(folder)
+    assert [bool(each.fault) for each in copies(station.layout)] == [True, False]
+    planned = put(station, dry_run=True)
+    assert (planned.set_aside, database.read_bytes()) == ("", broken)
+    done = put(station)
+    assert done.copy is not None
+    assert done.copy.path == f"cbo/backups/{whole.name}"
+    assert (done.copy.last_pulse, done.newest_record) == ("bp-000000003", last["id"])
+    assert done.missing_pulses == number(last["id"]) - 3
+    aside = station.layout.root / done.set_aside
+    assert (aside / "cbo.sqlite").read_bytes() == broken
+    assert (aside / "cbo.sqlite-wal").read_bytes() == b"its log"
+    station.open()
+    assert station.audit("store.older")[0]["database"] == "bp-000000003"
+    assert number(station.pulse()["id"]) == number(last["id"]) + 2
+
+
+def test_what_may_not_be_replaced_stays_and_the_reason_is_told(station: Station) -> None:
+    database = station.layout.state("cbo") / "cbo.sqlite"
+    station.pulse()
+    with pytest.raises(Refused, match="calyx down"):
+        put(station)
+    station.cbo.close()
+    before = database.read_bytes()
+    with pytest.raises(NotFound, match="no whole backup"):
+        put(station)
+    station.open()
+    copy = station.cbo.backups.write()
+    station.cbo.close()
+    with pytest.raises(Refused, match="is whole; name the backup"):
+        put(station)
+    with pytest.raises(NotFound, match="calyx cbo backups"):
+        put(station, named="cbo/backups/none.sqlite")
+    with sqlite3.connect(copy) as newer:
+        newer.execute("PRAGMA user_version = 999")
+    with pytest.raises(Damaged, match="made by a newer release"):
+        put(station, named=f"cbo/backups/{copy.name}")
+    (copy.parent / "empty.sqlite").touch()
+    with pytest.raises(Damaged, match="no database of the CBO"):
+        put(station, named="cbo/backups/empty.sqlite")
+    assert database.read_bytes() == before
+    assert not (database.parent / "replaced").exists()
+
+
+def test_a_full_disk_while_it_is_put_back_leaves_the_damaged_file(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = station.layout.state("cbo") / "cbo.sqlite"
+    station.pulse()
+    station.cbo.backups.write()
+    station.cbo.close()
+    damage(database)
+    before = database.read_bytes()
+    monkeypatch.setattr(restoring.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(Unavailable, match="No space"):
+        put(station)
+    monkeypatch.undo()
+    assert database.read_bytes() == before
+    assert put(station).set_aside
+
+
+def test_a_restore_that_was_killed_is_ended_by_the_next_start(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = station.layout.state("cbo") / "cbo.sqlite"
+    station.pulse(2)
+    station.cbo.backups.write()
+    station.pulse()
+    station.cbo.close()
+    damage(database)
+    with monkeypatch.context() as patched:
+        patched.setattr(replacing.os, "link", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            put(station)
+    station.open()
+    assert station.audit("store.older")[0]["database"] == "bp-000000002"
+    assert len(list(database.parent.glob("replaced/*/cbo.sqlite"))) == 1

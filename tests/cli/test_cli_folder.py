@@ -106,13 +106,18 @@ def test_doctor_says_how_old_the_backups_are(calyx: Console, layout: Layout) -> 
 
 def test_doctor_names_open_secrets_and_damage_with_a_fix(calyx: Console, layout: Layout) -> None:
     (layout.secrets / "cbo.token").chmod(0o644)
-    layout.memory.mkdir()
-    with sqlite3.connect(layout.memory / "experience.sqlite") as connection:
-        connection.execute("CREATE TABLE t (x)")
-    connection.close()
-    database = layout.memory / "experience.sqlite"
-    database.write_bytes(database.read_bytes()[:100] + b"\xff" * 4000)
-    value = calyx.json("doctor", status=1)
+    for folder, name, fix in (
+        (layout.state("cbo"), "cbo.sqlite", "calyx cbo restore"),
+        (layout.memory, "experience.sqlite", "calyx memory restore"),
+    ):
+        folder.mkdir(parents=True)
+        with sqlite3.connect(folder / name) as connection:
+            connection.execute("CREATE TABLE t (x)")
+        connection.close()
+        database = folder / name
+        database.write_bytes(database.read_bytes()[:100] + b"\xff" * 4000)
+        value = calyx.json("doctor", status=1)
+        assert fix in next(check["fix"] for check in value["checks"] if check["check"] == "integrity")
     assert answers(value)["permissions"] == answers(value)["integrity"] == "fail"
     fixes = {check["check"]: check["fix"] for check in value["checks"]}
     assert fixes["permissions"].startswith("chmod go= ") and fixes["integrity"]
