@@ -236,9 +236,10 @@ class Overseer:
         self.run_pulse()
 
     def compact(self) -> None:
-        """One step of moving finished tasks to the archive; artifacts that no task names any more go."""
+        """One step of moving finished tasks to the archive, and of forgetting what left it; old artifacts go."""
         options, now = self.bridge.options, self.bridge.clock.now()
         self.bridge.exchange.compact(options.keep_tasks, options.keep_archive)
+        self.bridge.store.forget_tasks(now - options.keep_tasks - options.keep_archive)
         self.bridge.artifacts.sweep(kept=now - ARTIFACTS_KEPT, partial=now - UPLOADS_KEPT)
 
     def reap(self) -> None:

@@ -26,7 +26,9 @@ class CboSettings(ServiceSettings):
         3.0, ge=0, le=365, description="How long finished tasks keep files of their own before they are archived."
     )
     keep_archive_days: float = Field(
-        365.0, ge=1, description="How long archived tasks are kept whole; after it, only their ids and how they ended."
+        365.0,
+        ge=1,
+        description="How long archived tasks are kept whole and listed; after it, only their ids and how they ended.",
     )
     probe_tries: int = Field(
         3, ge=1, le=100, description="In how many pulses a silent prober is asked before a TES stays unknown."

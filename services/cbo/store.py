@@ -200,7 +200,9 @@ class Store:
     def task(self, task_id: str) -> Task:
         found = self.find_task(task_id)
         if found is None:
-            raise NotFound(f"there is no task {task_id}; `calyx task list` shows them")
+            raise NotFound(
+                f"there is no task {task_id}; `calyx task list` shows them, as far back as the archive is kept"
+            )
         return found
 
     def find_task(self, task_id: str) -> Task | None:
@@ -231,6 +233,21 @@ class Store:
                 for target in targets_of(move.ack):
                     self.run("target_insert", target, ended, task.id)
             return moved == 1
+
+    def forget_tasks(self, before: datetime, limit: int = 200) -> int:
+        """Let go of what ended before then, the oldest first, and of the ladder's entries of that time; how many tasks.
+
+        Their ids are not free again: the exchange's archive keeps them.
+        """
+        with self.transaction():
+            over = [row["id"] for row in self.rows("tasks_over", iso(before), limit)]
+            for task_id in over:
+                for name in ("targets_forget", "verifications_forget", "agent_claims_drop", "task_forget"):
+                    self.run(name, task_id)
+            if over:
+                self.run("aliases_forget")
+            self.run("ladder_entries_forget", iso(before))
+        return len(over)
 
     def answer_task(self, task: Task, to: State, why: str) -> bool:
         """A person's or the planner's answer; compare-and-set."""

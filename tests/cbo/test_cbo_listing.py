@@ -1,11 +1,14 @@
 """What `ListTasks` finds, and that no question reads the whole table."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cbo_station import Station
 
+from chassis.clock import iso
 from chassis.domains import Level
 from chassis.errors import InvalidInput
 from chassis.exchange.manifest import TaskId
@@ -107,3 +110,58 @@ def test_what_is_derived_can_be_made_anew(store: Store) -> None:
     assert _found(store, query="logs") == []
     store._db.execute("INSERT INTO task_text (task_text) VALUES ('rebuild')")
     assert _found(store, query="logs") == ["t-1", "t-0"]
+
+
+STAYS: tuple[State, ...] = ("held", "proposed", "waiting", "ready", "claimed", "rehearsed", "dead")
+GOES: tuple[State, ...] = ("done", "failed", "expired", "cancelled", "rejected", "undone")
+
+
+def test_what_ended_long_ago_goes_with_all_of_it_and_what_somebody_may_still_answer_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path, durable=False)
+    for number, state in enumerate(STAYS + GOES):
+        store.add_task(_task(number, "log_rotation", state, f"{state} work"))
+    old, late = _task(20, "log_rotation", "done", "pending look"), _task(21, "log_rotation", "done", "being undone")
+    undo = replace(_task(22, "log_rotation", "claimed", "undo it"), undo_of=late.id)
+    approved = replace(_task(23, "log_rotation", "rehearsed", "answered plan"), approved_as="t-24")
+    young = replace(_task(24, "log_rotation", "ready", "young work"), created_at=NOW)
+    for each in (old, late, undo, approved, young):
+        store.add_task(each)
+    ended = {"ended_at": iso(NOW + timedelta(days=2)), "effects": [{"target": "/var/log/a"}]}
+    assert store.move_task(store.task("t-24"), Move(state="done", attempt=1, why="", ack=ended), NOW)
+    store.run("verification_insert", old.id, "1h", iso(NOW), "pending", None, "guardian", "")
+    for name in ("t-7", old.id):
+        store.run("target_insert", f"/{name}", iso(NOW), name)
+        store.run("alias_insert", f"again-{name}", name)
+    store.run("verification_insert", "t-7", "1h", iso(NOW), "confirmed", iso(NOW), "guardian", "")
+    for at in (NOW, NOW + timedelta(seconds=1)):
+        store.run("ladder_entry_insert", "log_rotation", iso(at), "{}")
+    later = NOW + timedelta(days=1)
+    assert [store.forget_tasks(later, limit=4) for _ in range(3)] == [4, 3, 0]
+    assert {task.state for task in listing.tasks(store, limit=50)} == {*STAYS, "done"}
+    assert {task.id for task in listing.tasks(store, limit=50, state="done")} == {"t-20", "t-21", "t-24"}
+    assert store.counts()["done"] == 3
+    assert "cancelled" not in store.counts()
+    assert _found(store, query="expired") == []
+    left = {table: store.value(f"SELECT count(*) FROM {table}") for table in ("verification", "proposal_alias")}
+    assert left == {"verification": 1, "proposal_alias": 1}
+    assert {row[0] for row in store.rows("targets_of", "t-7")} == set()
+    assert {row[0] for row in store.rows("targets_of", old.id)} == {f"/{old.id}"}
+    assert store.value("SELECT min(number) FROM ladder_entry") == 2, "the newest stays, so that numbers go on"
+    store.close()
+
+
+def test_the_station_forgets_what_left_its_archive_and_gives_no_id_out_again(station: Station) -> None:
+    station.pulse(12)
+    store, options = station.cbo.bridge.store, station.cbo.bridge.options
+    done = {task.id for task in listing.tasks(store, limit=50, state="done")}
+    station.clock.advance((options.keep_tasks + options.keep_archive - timedelta(hours=1)).total_seconds())
+    station.pulse(3)  # the looks that were due
+    station.cbo.compact()
+    kept = {task.id for task in listing.tasks(store, limit=50)}
+    assert done
+    assert done <= kept
+    station.clock.advance(timedelta(hours=2).total_seconds())
+    station.cbo.compact()
+    assert done.isdisjoint(task.id for task in listing.tasks(store, limit=50))
+    station.pulse(2)
+    assert done.isdisjoint(task.id for task in listing.tasks(store, limit=50))

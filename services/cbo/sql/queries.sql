@@ -134,6 +134,25 @@ UPDATE task SET scored = 1, worked = ?, tes = ?, tes_note = ?, stability = ?, en
 UPDATE task SET probe_tries = probe_tries + 1, tes_note = ? WHERE id = ? AND scored = 0;
 -- name: task_remembered
 UPDATE task SET remembered = 1 WHERE id = ?;
+-- What ended before ?1 and nobody can answer, undo or requeue any more. The dead stay: a person may requeue them.
+-- name: tasks_over
+SELECT id FROM task INDEXED BY task_created WHERE created_at < ?1 AND coalesce(ended_at, created_at) < ?1
+    AND (state IN ('done', 'failed', 'expired', 'cancelled', 'rejected', 'undone')
+         OR (state = 'rehearsed' AND approved_as <> ''))
+    AND NOT EXISTS (SELECT 1 FROM verification WHERE task_id = task.id AND verdict = 'pending')
+    AND NOT EXISTS (SELECT 1 FROM task AS undo INDEXED BY task_undoing WHERE undo.undo_of = task.id AND undo.undo_of <> ''
+        AND undo.state IN ('held', 'proposed', 'waiting', 'ready', 'claimed'))
+ORDER BY created_at LIMIT ?2;
+-- name: task_forget
+DELETE FROM task WHERE id = ?;
+-- name: targets_forget
+DELETE FROM task_target WHERE task_id = ?;
+-- name: verifications_forget
+DELETE FROM verification WHERE task_id = ?;
+-- name: aliases_forget
+DELETE FROM proposal_alias WHERE NOT EXISTS (SELECT 1 FROM task WHERE task.id = proposal_alias.task_id);
+-- name: ladder_entries_forget
+DELETE FROM ladder_entry WHERE at < ? AND number < (SELECT max(number) FROM ladder_entry);
 -- name: task_use
 SELECT count(*) FROM task WHERE domain = ? AND dispatched_at > ?;
 -- name: tes_day
