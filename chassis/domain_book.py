@@ -7,7 +7,7 @@ now (approved, not revoked, in time) is the CBO's to say; this is what it is.
 
 import re
 import threading
-from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -40,7 +40,13 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "max_level": str, "procedures": list, "probes": list, "limits": dict, "ttl_seconds": (int, float),
     "max_attempts": int, "budget": dict, "paths": list, "objective": str, "params": dict, "undo_by": str,
     "rehearses": bool, "not_before": str, "expires_at": str, "previous": str,
+    "windows": list, "metrics": dict, "undo_on_regression": bool, "watch": dict, "checks": list,
 }  # fmt: skip
+CHECKS = frozenset({"absent", "file_digest", "json_fields", "none_left", "sqlite"})
+"""Kinds that a manifest from outside may ask for: they look at files."""
+MAX_LOOKS = 32
+LAST_LOOK_SECONDS = 30 * 86400.0
+"""As long as the journal can give back what was there before."""
 _LIMITS = {"fast_s", "slow_s", "small_files", "large_files"}
 
 
@@ -104,10 +110,52 @@ def refusal(manifest: DomainManifest, layout: Layout, builtin: Mapping[str, Doma
     for broken, why in rules:
         if broken:
             return why
+    if why := _looks(manifest):
+        return why
     if bad_path is not None:
         return f"{bad_path[0]} can't be declared: {bad_path[1]}"
     wild = next((path for path in manifest.paths if str(Path(path)) != path or "{" in path), None)
     return "" if wild is None else f"{wild!r} is not written plainly; name the folder in full"
+
+
+def _looks(manifest: DomainManifest) -> str:
+    """Why its work can't be looked at as it says; empty when it can. What it may fill in itself would check nothing."""
+    windows, folders, grows = manifest.windows or {}, manifest.watched.folders, manifest.watched.grows
+    if max(len(windows), len(manifest.checks), len(grows)) > MAX_LOOKS:
+        return f"it names more than {MAX_LOOKS} windows, checks or files that grow"
+    if late := next((name for name, seconds in windows.items() if seconds > LAST_LOOK_SECONDS), ""):
+        return f"the window {late} ends after 30 days, when the journal has let go"
+    if manifest.undo_on_regression and manifest.effects != "reversible":
+        return "undo_on_regression needs effects: reversible"
+    if folders is not None and not folders:
+        return "watch.folders names no folder; leave it out, and its paths are watched"
+    if wide := next((each for each in folders or () if not _under(each, manifest.paths)), ""):
+        return f"it watches {wide}, which is not under its paths"
+    if odd := next((each for each in grows if "/" in each), ""):
+        return f"watch.grows takes names as *.log, not {odd!r}"
+    return next((why for each in manifest.checks if (why := _unfit(each, manifest.paths))), "")
+
+
+def _unfit(check: Mapping[str, Any], paths: Sequence[str]) -> str:
+    from chassis.probing import KINDS
+
+    kind, target, expect = check["kind"], check["target"], check["expect"]
+    if kind not in CHECKS:
+        return f"there is no check {kind!r} for it; there are {', '.join(sorted(CHECKS))}"
+    if "{" in "".join((target, *expect.values())):
+        return f"the check of {target} is not written out; the doer must not fill in what it is held against"
+    if not _under(target, paths) or (kind != "none_left" and target in paths):
+        return f"it checks {target}, which is not under its paths"
+    _, known, needed = KINDS[kind]
+    wrong = sorted((set(expect) - known if known is not None else set()) | (needed - set(expect)))
+    if wrong or (known is None and not expect):
+        return f"the check {kind} of {target} needs {', '.join(sorted(needed or {'a field'}))}"
+    return ""
+
+
+def _under(path: str, folders: Sequence[str]) -> bool:
+    plain = str(Path(path)) == path and ".." not in Path(path).parts
+    return plain and any(Path(path).is_relative_to(each) for each in folders)
 
 
 def _shape(raw: Any) -> None:
@@ -122,9 +170,19 @@ def _shape(raw: Any) -> None:
             raise InvalidInput(f"domain manifest: {key} has the wrong type")
         if isinstance(value, str) and (len(value) > 2000 or not value.isprintable()):
             raise InvalidInput(f"domain manifest: {key} is not plain text of at most 2,000 characters")
-    for key in ("procedures", "probes", "paths"):
-        if not all(isinstance(each, str) for each in raw.get(key, ())):
-            raise InvalidInput(f"domain manifest: {key} is a list of texts")
+    listed = {key: raw.get(key, ()) for key in ("procedures", "probes", "paths", "windows")}
+    listed |= {f"watch.{key}": value for key, value in raw.get("watch", {}).items()}
+    for key, value in listed.items():
+        if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+            raise InvalidInput(f"domain manifest: {key[:60]} is a list of texts")
+    for check in raw.get("checks", ()):
+        if not isinstance(check, dict) or not all(
+            isinstance(each, str)
+            for each in (check.get("kind"), check.get("target"), *_values(check.get("expect", {})))
+        ):
+            raise InvalidInput("domain manifest: a check is {kind, target, expect}, of texts")
+    if not all(points is None or type(points) in (int, float) for points in raw.get("metrics", {}).values()):
+        raise InvalidInput("domain manifest: metrics map names to numbers or null")
     if not all(isinstance(each, str) for each in raw.get("params", {}).values()):
         raise InvalidInput("domain manifest: params map texts to texts")
     for key, known, whole in (("limits", _LIMITS, False), ("budget", {"per_pulse", "per_day"}, True)):
@@ -132,6 +190,10 @@ def _shape(raw: Any) -> None:
             fits = type(value) is int or (type(value) is float and not whole)
             if name not in known or not fits or not 0 < value < 1e9:
                 raise InvalidInput(f"domain manifest: {key} can't hold {name[:60]} {value!r}")
+
+
+def _values(expect: Any) -> Sequence[Any]:
+    return list(expect.values()) if isinstance(expect, dict) else [None]
 
 
 def verify(raw: bytes, trusted: Trusted, layout: Layout, builtin: Mapping[str, DomainManifest]) -> DomainManifest:

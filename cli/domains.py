@@ -127,6 +127,10 @@ def _listed(reach: Reach) -> dict[str, Any]:
             "expires_at": None if each.expires_at is None else iso(each.expires_at),
             "undo_by": each.undo_by,
             "rehearses": each.rehearses,
+            "checks": [dict(check) for check in each.checks],
+            "windows": None if each.windows is None else list(each.windows),
+            "metrics": dict(each.metrics),
+            "undo_on_regression": each.undo_on_regression,
             "blocked": blocked.get(name) if each.signed_by else "",
             "warning": _warning(each, blocked.get(name) or "", reach),
         }
@@ -151,6 +155,14 @@ def _words(each: dict[str, Any]) -> None:
         ("level", f"starts at {each['start_level']}, never above {each['max_level']}"),
         ("folders", each["paths"] or ["none"]),
     ]
+    if each["checks"]:
+        rows.append(("afterwards", [_check(check) for check in each["checks"]]))
+    if each["windows"]:
+        rows.append(("looked at", ", ".join(("at once", *each["windows"]))))
+    if each["metrics"]:
+        rows.append(("compared", ", ".join(_bound(*metric) for metric in each["metrics"].items())))
+    if each["undo_on_regression"]:
+        rows.append(("refuted", "is undone by the station"))
     if each["allowed"]:
         rows.append(("allowed", [_allowed(path) for path in each["allowed"]]))
     if each["expires_at"]:
@@ -160,6 +172,15 @@ def _words(each: dict[str, Any]) -> None:
     if each["warning"]:
         rows.append(("note", each["warning"]))
     facts(rows)
+
+
+def _check(check: dict[str, Any]) -> str:
+    wanted = ", ".join(f"{key} {value}" for key, value in check["expect"].items())
+    return f"{check['kind']} {check['target']}{f': {wanted}' if wanted else ''}"
+
+
+def _bound(metric: str, points: float | None) -> str:
+    return metric if points is None else f"{metric} at most +{points:g}"
 
 
 def _allowed(path: dict[str, Any]) -> str:

@@ -221,7 +221,9 @@ class Critic:
             "verification_insert", task.id, "+0", iso(task.ended_at), verdict, iso(now), judged.probed.prober,
             judged.probed.found,
         )  # fmt: skip
-        if verdict == "held":
+        if verdict == "regressed":
+            reverse(self._bridge, task, f"refuted: {judged.probed.found}")
+        elif verdict == "held":
             for window, after in self._windows(task.domain).items():
                 store.run("verification_insert", task.id, window, iso(task.ended_at + after), "pending", None, "", "")
 

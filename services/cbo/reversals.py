@@ -1,4 +1,4 @@
-"""What regressed is undone by the station itself, where its manifest says so (`undo_on_regression`).
+"""What was refuted or regressed is undone by the station itself, where its manifest says so (`undo_on_regression`).
 
 The wish is kept in the commit that holds the regression, and carried out after it, so that neither is ever lost.
 """
@@ -14,9 +14,9 @@ log = structlog.get_logger(__name__)
 
 
 def reverse(bridge: Bridge, task: Task, why: str) -> None:
-    """Inside the transaction that keeps the regression."""
+    """Inside the transaction that keeps the regression. An undo is not undone by itself."""
     manifest = bridge.domains.get(task.domain)
-    if manifest is not None and manifest.undo_on_regression:
+    if manifest is not None and manifest.undo_on_regression and not task.undo_of:
         bridge.store.set_fact(f"reverse:{task.id}", why)
 
 

@@ -132,9 +132,10 @@ def joined(*heard: Heard) -> Heard:
 
 
 def checks_of(bridge: Bridge, manifest: DomainManifest, task: Task) -> list[Json]:
-    """What the manifest says is true after each task, with `{station}` and the task's own parameters filled in."""
+    """What the manifest says is true after each task that does its work, with `{station}` and, in a built-in one, the
+    task's own parameters filled in. After an undo something else is."""
     found = []
-    for each in manifest.checks if not task.rehearsal else ():
+    for each in manifest.checks if not task.rehearsal and not task.undo_of else ():
         names = {"station": str(bridge.layout.root), **task.params}
         found.append(
             {

@@ -1,19 +1,22 @@
 """Domains of outside programs at the CBO: admitted, run, renewed, withdrawn, gone, without a restart."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from cbo_station import Station
+from cbo_station import FakeProber, Station
 from domain_letters import BUILTIN, Office
 
+from chassis.canonical import Json
 from chassis.clock import iso
 from chassis.domains import Level
 from chassis.errors import NotFound, Refused
+from chassis.probing import Check, run_checks
 from services.cbo.ladder_log import rebuild
 from services.cbo.policy import SHIPPED, pins_of
+from services.cbo.ports import Probed
 from services.cbo.servicer import ALLOW
 from services.cbo.wire import domain_to_wire
 
@@ -235,6 +238,54 @@ def test_an_effect_outside_the_declared_folders_is_a_violation(at_execute: Offic
     office.answer()
     office.pulse()
     assert [line["task"] for line in office.station.audit("policy.violation")] == [made]
+
+
+class Looker(FakeProber):
+    """Looks for itself at what a manifest asks for, and believes the rest."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("guardian")
+        self._folder = folder
+
+    def probe(self, task_id: str, domain: str, doer: str, claims: Sequence[Json]) -> Probed:
+        asked = [Check.from_claim(each) for each in claims if each["kind"] == "none_left"]
+        if not asked:
+            return super().probe(task_id, domain, doer, claims)
+        report = run_checks(asked, roots=[self._folder])
+        return Probed(verdict=report.verdict.value, prober=self.name, found=report.findings[0].found)
+
+
+def test_a_person_writes_down_what_has_to_be_true_and_the_doers_word_is_not_enough(office: Office) -> None:
+    station, notes = office.station, office.notes
+    station.probers["guardian"] = Looker(notes)
+    office.approve(
+        checks=[{"kind": "none_left", "target": str(notes), "expect": {"pattern": "*.tmp"}}],
+        windows=["+1m", "+6h"], metrics={"disk_percent": 2}, undo_on_regression=True, watch={"grows": ["*.log"]},
+    )  # fmt: skip
+    station.cbo.desk.set_level("notes", Level.EXECUTE, "tested", 0, "operator")
+    bridge = station.cbo.bridge
+    bridge.consents.declared.confirm(bridge.consents.declared.of("notes"), bridge.clock.now())
+    ends = []
+    for left in ("a.txt", "a.tmp"):
+        (notes / left).touch()
+        made = office.ask()
+        office.answer()
+        office.pulse()
+        ends.append((office.task(made).state, office.task(made).stability))
+        if left == "a.txt":
+            assert {row["window"] for row in bridge.store.rows("verifications_of", made)} == {"+0", "+1m", "+6h"}
+    assert ends == [("done", 1.0), ("done", 0.0)]
+    assert bridge.ladder.standing("notes").level is Level.GUIDE, "its ack said done, and that was refuted"
+    station.cbo.reap()
+    (undo,) = bridge.store.tasks("tasks_undoing", made)
+    assert undo.owner == "noter"
+    office.answer()
+    office.pulse()
+    assert (bridge.store.task(undo.id).state, bridge.store.task(made).state) == ("done", "undone")
+    office.pulse()
+    station.cbo.reap()
+    assert len(bridge.store.tasks("tasks_undoing", made)) == 1
+    assert bridge.store.tasks("tasks_undoing", undo.id) == [], "an undo is not undone by itself"
 
 
 def test_a_renewal_keeps_the_level_and_other_work_does_not(at_execute: Office) -> None:

@@ -59,6 +59,37 @@ NOT_ALLOWED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"expires_at": None}, "needs an expires_at"),
     ({"expires_at": "soon"}, "soon"),
     ({"previous": "0" * 64}, "nothing was approved before"),
+    ({"explore": False}, "unknown key 'explore'"),
+    ({"windows": "+1m"}, "windows has the wrong type"),
+    ({"windows": [60]}, "windows is a list of texts"),
+    ({"windows": ["+1h"]}, "the windows need +1m"),
+    ({"windows": ["+1m", "+31d"]}, "ends after 30 days"),
+    ({"windows": ["+1m", *(f"+{n}h" for n in range(2, 40))]}, "more than 32"),
+    ({"metrics": {"disk_percent": True}}, "metrics map names to numbers"),
+    ({"metrics": {"luck": 1}}, "no metric 'luck'"),
+    ({"metrics": {"disk_percent": -1}}, "positive number"),
+    ({"undo_on_regression": "on"}, "undo_on_regression has the wrong type"),
+    ({"undo_on_regression": True, "effects": "irreversible"}, "needs effects: reversible"),
+    ({"watch": {"folders": []}}, "names no folder"),
+    ({"watch": {"folders": ["/srv"]}}, "not under its paths"),
+    ({"watch": {"folders": [7]}}, "watch.folders is a list of texts"),
+    ({"watch": {"never": ["x"]}}, "watch takes folders and grows"),
+    ({"watch": {"grows": ["logs/*.log"]}}, "takes names as *.log"),
+    ({"checks": ["absent"]}, "a check is {kind, target, expect}"),
+    ({"checks": [{"kind": "absent"}]}, "a check is {kind, target, expect}"),
+    ({"checks": [{"kind": "sqlite", "target": "/srv/a", "expect": {"integrity": 1}}]}, "of texts"),
+    ({"checks": [{"kind": "sqlite", "target": "/srv/a", "expect": "ok"}]}, "of texts"),
+    ({"checks": [{"kind": "absent", "target": "/etc/passwd"}]}, "not under its paths"),
+    ({"checks": [{"kind": "process", "target": "1", "expect": {"state": "running"}}]}, "there is no check 'process'"),
+)
+NOT_CHECKED = (
+    ({"kind": "absent", "target": "{notes}/{file}"}, "not written out"),
+    ({"kind": "absent", "target": "{notes}/../b"}, "not under its paths"),
+    ({"kind": "absent", "target": "{notes}"}, "not under its paths"),
+    ({"kind": "json_fields", "target": "{notes}/a.json"}, "needs a field"),
+    ({"kind": "json_fields", "target": "{notes}/a.json", "expect": {"who": "{name}"}}, "not written out"),
+    ({"kind": "none_left", "target": "{notes}"}, "needs pattern"),
+    ({"kind": "sqlite", "target": "{notes}/a.db", "expect": {"integrity": "ok", "rows": "1"}}, "needs integrity"),
 )
 
 
@@ -84,6 +115,14 @@ def refused(office: Office, letter: str, why: str, kind: type[CalyxError] = Caly
 @pytest.mark.parametrize(("changes", "why"), NOT_ALLOWED, ids=lambda value: str(value)[:40])
 def test_what_nobody_outside_may_have_is_refused_whoever_signs(office: Office, changes: Any, why: str) -> None:
     refused(office, office.letter(**changes), why)
+
+
+@pytest.mark.parametrize(("check", "why"), NOT_CHECKED, ids=lambda value: str(value)[:40])
+def test_a_check_that_the_doer_could_bend_or_that_can_not_be_made_is_refused(
+    office: Office, check: Any, why: str
+) -> None:
+    placed = {**check, "target": check["target"].replace("{notes}", str(office.notes))}
+    refused(office, office.letter(checks=[placed]), why)
 
 
 def test_the_station_itself_can_not_be_declared(office: Office) -> None:

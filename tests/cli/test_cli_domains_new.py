@@ -203,3 +203,23 @@ def test_at_a_terminal_what_is_missing_is_asked_for(layout: Layout, notes: Path)
     assert done.returncode == 0, done.stderr
     draft = json.loads((notes / "notes.json").read_text())
     assert (draft["owner"], draft["title"], draft["paths"]) == ("noter", "Tidy the notes", [str(notes)])
+
+
+def test_what_a_person_wrote_down_is_signed_and_shown(calyx: Console, layout: Layout, notes: Path) -> None:
+    calyx.run("domain", "keygen", "--name", "alice")
+    calyx.run("domain", "new", "notes", "--owner", "noter", "--path", ".")
+    raw = json.loads((notes / "notes.json").read_text())
+    raw["checks"] = [{"kind": "none_left", "target": "/etc", "expect": {"pattern": "*.tmp"}}]
+    (notes / "notes.json").write_text(json.dumps(raw))
+    assert "not under its paths" in calyx.run("domain", "sign", "notes.json", status=1)[1]
+    raw["checks"][0]["target"] = str(notes)
+    more = {"windows": ["+1m", "+6h"], "metrics": {"disk_percent": 2, "ram_percent": None}, "undo_on_regression": True}
+    (notes / "notes.json").write_text(json.dumps(raw | more))
+    calyx.run("domain", "sign", "notes.json")
+    admit(layout, (notes / "notes.signed.json").read_bytes())
+    calyx.answers(ListDomains=pb.ListDomainsResponse(domains=[pb.Domain(domain="notes")]))
+    shown = calyx.json("domain", "show", "notes")
+    assert (shown["checks"], shown["windows"]) == (raw["checks"], ["+1m", "+6h"])
+    out = calyx.run("domain", "show", "notes")[0]
+    for said in ("pattern *.tmp", "at once, +1m, +6h", "disk_percent at most +2, ram_percent", "undone by the station"):
+        assert said in " ".join(out.split())
