@@ -61,7 +61,8 @@ def restore(layout: Layout, *, named: str, empty: bool, dry_run: bool, now: date
     database = layout.state("cbo") / FILE
     guard = _alone(database.parent)
     try:
-        finish(database)
+        if not dry_run:
+            finish(database)
         copy = None if empty else _chosen(layout, named)
         if not named and not empty and database.exists() and not fault_of(database):
             raise Refused(f"cbo/{FILE} is whole; name the backup that is to replace it, `calyx cbo backups` shows them")
