@@ -15,6 +15,7 @@ WORDS = {
     "approval": "a plan waits for your yes or no",
     "proposal": "a proposal waits for your answer",
     "renewal": "a domain ends soon",
+    "regression": "what a task changed did not hold and could not be undone",
     "quarantine": "in quarantine",
     "incident": "a critical fault is open",
     "kill_switch": "the kill switch is on",

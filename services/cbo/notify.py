@@ -27,6 +27,7 @@ TITLES: Mapping[str, str] = {
     "approval": "a plan waits for your answer",
     "proposal": "a proposal waits for your answer",
     "renewal": "a domain ends soon",
+    "regression": "what a task changed did not hold and could not be undone",
     "quarantine": "a service is in quarantine",
     "incident": "a critical fault is open",
     "kill_switch": "the station is stopped",

@@ -1,5 +1,6 @@
 """What waits for a person: one list for the command, the page and the notices, and an end to waiting."""
 
+import json
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from chassis.domain_book import ending
 from chassis.domains import Level
 from chassis.errors import CalyxError
 from services.cbo.bridge import Bridge
-from services.cbo.tasks import Task
+from services.cbo.tasks import OPEN, Task
 
-Kind = Literal["approval", "proposal", "renewal", "quarantine", "incident", "kill_switch"]
+Kind = Literal["approval", "proposal", "renewal", "regression", "quarantine", "incident", "kill_switch"]
 MOST = 200
 """Tasks in the list; more than that nobody answers one by one."""
 FRESH_SECONDS = 120.0
+REVERSING = "reversing:"
+"""Facts: for which tasks the station asked for the undo, why, and what refused it."""
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -87,7 +90,7 @@ class Waiting:
             trouble = "faults: the guardian has not been asked yet"
         elif not trouble and (age := bridge.clock.monotonic() - asked) > FRESH_SECONDS:
             trouble = f"faults: as the guardian said {age:.0f} s ago"
-        found = (*tasks, *self._renewals(), *faults, *self._stopped())
+        found = (*tasks, *self._renewals(), *self._regressions(), *faults, *self._stopped())
         newest = sorted(found, key=lambda each: each.since or _LONG_AGO, reverse=True)
         return tuple(newest), (trouble,) if trouble else ()
 
@@ -151,6 +154,29 @@ class Waiting:
                 since=end.expires_at - timedelta(days=14),
                 until=end.expires_at,
                 commands=(f"calyx domain renew {end.domain}",),
+            )
+
+    def _regressions(self) -> Iterable[Item]:
+        """What was refuted or regressed, and the station could not undo."""
+        bridge = self._bridge
+        for name, kept in bridge.store.rows("facts_like", REVERSING):
+            task, asked = bridge.store.find_task(name.removeprefix(REVERSING)), json.loads(kept)
+            if task is None or task.state == "undone":
+                continue
+            undo = next(reversed(bridge.store.tasks("tasks_undoing", task.id)), None)
+            if not asked["refused"] and (undo is None or undo.state in (*OPEN, "done")):
+                continue  # under way
+            since = parse_iso(asked["at"])
+            reason = asked["refused"] or (undo.why if undo is not None else "") or "its agent could not"
+            yield Item(
+                kind="regression",
+                id=task.id,
+                key=f"regression:{task.id}",
+                title=f"{task.objective}: {asked['why']}; not undone: {reason}",
+                domain=task.domain,
+                since=since,
+                until=since + bridge.options.answer_within,
+                commands=(f"calyx task show {task.id}", f"calyx undo {task.id} --dry-run"),
             )
 
     def _stopped(self) -> Iterable[Item]:

@@ -146,6 +146,12 @@ def test_a_regression_that_drifted_too_far_is_left_to_a_person(made: list[LieSta
     assert found.cbo.bridge.store.task(task.id).state == "done"
     undo = found.cbo.bridge.store.tasks("tasks_undoing", task.id)[0]
     assert undo.state == "failed" and "nothing was touched" in undo.why
+    (item,) = (each for each in found.cbo.waiting.items()[0] if each.kind == "regression")
+    assert item.id == task.id and item.since is not None
+    assert "regressed at +1m" in item.title and "nothing was touched" in item.title
+    found.clock.advance(8 * 86_400.0)
+    found.cbo.reap()
+    assert not [each for each in found.cbo.waiting.items()[0] if each.kind == "regression"], "nobody answered"
 
 
 def test_when_the_later_task_was_refuted_nobody_knows_what_it_left(made: list[LieStation]) -> None:

@@ -52,7 +52,7 @@ class WaitingItem(_message.Message):
     COMMANDS_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """approval, proposal, renewal, quarantine, incident, kill_switch."""
+    """approval, proposal, renewal, regression, quarantine, incident, kill_switch."""
     id: _builtins.str
     """Of the task, domain, target or incident."""
     title: _builtins.str
