@@ -163,7 +163,8 @@ class Waiting:
             task, asked = bridge.store.find_task(name.removeprefix(REVERSING)), json.loads(kept)
             if task is None or task.state == "undone":
                 continue
-            undo = next(reversed(bridge.store.tasks("tasks_undoing", task.id)), None)
+            undos = bridge.store.tasks("tasks_undoing", task.id)
+            undo = next((each for each in reversed(undos) if each.params.get("dry_run") != "true"), None)
             if not asked["refused"] and (undo is None or undo.state in (*OPEN, "done")):
                 continue  # under way
             since = parse_iso(asked["at"])

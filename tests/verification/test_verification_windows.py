@@ -149,6 +149,10 @@ def test_a_regression_that_drifted_too_far_is_left_to_a_person(made: list[LieSta
     (item,) = (each for each in found.cbo.waiting.items()[0] if each.kind == "regression")
     assert item.id == task.id and item.since is not None
     assert "regressed at +1m" in item.title and "nothing was touched" in item.title
+    found.cbo.desk.undo(task.id, dry_run=True, cascade=False, who="operator", wait_seconds=0.0)
+    found.work()
+    found.cbo.reap()
+    assert [each for each in found.cbo.waiting.items()[0] if each.kind == "regression"], "a look changes nothing"
     found.clock.advance(8 * 86_400.0)
     found.cbo.reap()
     assert not [each for each in found.cbo.waiting.items()[0] if each.kind == "regression"], "nobody answered"
