@@ -149,7 +149,8 @@ def _unfit(check: Mapping[str, Any], paths: Sequence[str]) -> str:
     _, known, needed = KINDS[kind]
     wrong = sorted((set(expect) - known if known is not None else set()) | (needed - set(expect)))
     if wrong or (known is None and not expect):
-        return f"the check {kind} of {target} needs {', '.join(sorted(needed or {'a field'}))}"
+        takes = "at least one field" if known is None else ", ".join(sorted(known)) or "nothing"
+        return f"the check {kind} of {target} takes {takes}"
     return ""
 
 

@@ -3,7 +3,11 @@
 import os
 from pathlib import Path
 
+import structlog
+
 from chassis.atomic import fsync_dir, read_json, write_json
+
+log = structlog.get_logger(__name__)
 
 MARK = "restore.json"
 
@@ -27,6 +31,7 @@ def finish(path: Path) -> str:
     value = read_json(mark)
     new, aside = str(value["new"]), str(value["aside"])
     _put(path, path.with_name(new) if new else None, path.parent / aside)
+    log.info("a restore that was cut short was finished", file=path.name, set_aside=aside)
     return aside
 
 

@@ -13,7 +13,7 @@ from chassis.atomic import fsync_dir, write_json
 from chassis.canonical import canonical_json
 from chassis.clock import Clock, iso
 from chassis.errors import AlreadyAcked, CalyxError, InvalidInput, LeaseLost, Unavailable
-from chassis.exchange import rules
+from chassis.exchange import pauses, rules
 from chassis.exchange.commits import Commits, Record
 from chassis.exchange.cursor import Cursor
 from chassis.exchange.dependants import Dependants
@@ -195,7 +195,7 @@ class Custody:
         now = self._clock.now()
         if now < manifest.expires_at:
             return False
-        return rules.expired(manifest, now, self._folder.read_pauses(), self._kill_switch.engaged())
+        return rules.expired(manifest, now, pauses.read(self._folder.root), self._kill_switch.engaged())
 
     def check(self, claim: Claim) -> bool:
         task_id = claim.manifest.task_id

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from chassis.atomic import fsync_dir, write_json
 from chassis.canonical import canonical_json
-from chassis.clock import iso, parse_iso
+from chassis.clock import parse_iso
 from chassis.errors import InvalidInput
 from chassis.exchange import rules
 from chassis.exchange.archive import Archive
@@ -392,21 +392,6 @@ class Folder:
             write_json(target.with_name(f"{target.name}.reason.json"), why)
             return target.name
         return ""
-
-    def read_pauses(self) -> rules.Pauses:
-        """When TTLs stood still, as the reaper wrote it down; unreadable = never, and the next sweep starts anew."""
-        try:
-            kept = json.loads(read_regular(self.root / "paused.json", MAX_ACK_BYTES))
-            closed = [(parse_iso(begin), parse_iso(end)) for begin, end in kept["closed"]]
-            since = parse_iso(kept["since"]) if kept["since"] else None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return rules.Pauses()
-        return rules.Pauses(closed=closed, since=since)
-
-    def write_pauses(self, pauses: rules.Pauses) -> None:
-        since = iso(pauses.since) if pauses.since else None
-        closed = [[iso(begin), iso(end)] for begin, end in pauses.closed]
-        write_json(self.root / "paused.json", {"closed": closed, "since": since})
 
     def not_before(self, place: Place) -> datetime | None:
         """The time a `later` task waits for; None when it is not known, which means now."""

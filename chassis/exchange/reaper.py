@@ -6,7 +6,7 @@ from datetime import datetime
 import structlog
 
 from chassis.clock import Clock
-from chassis.exchange import rules
+from chassis.exchange import pauses, rules
 from chassis.exchange.custody import Custody
 from chassis.exchange.folder import Folder, Place, Ungranted
 from chassis.exchange.holders import end, read_holder
@@ -40,9 +40,9 @@ class Reaper:
     def sweep(self) -> Swept:
         with self._lock:
             now, swept = self._clock.now(), rules.Sweeping()
-            pauses, engaged = self._folder.read_pauses(), self._kill_switch.engaged()
-            if pauses.observe(engaged, now):
-                self._folder.write_pauses(pauses)
+            stood, engaged = pauses.read(self._folder.root), self._kill_switch.engaged()
+            if stood.observe(engaged, now):
+                pauses.write(self._folder.root, stood)
             for worker in self._folder.holders():
                 self._custody.finish_acks(worker)
             self._custody.sweep_dependencies()

@@ -10,12 +10,11 @@ import sqlite3
 import sys
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import IO
 
 from chassis.audit import Audit
-from chassis.clock import SystemClock, iso
+from chassis.clock import Clock, SystemClock, iso
 from chassis.errors import CalyxError, Damaged, NotFound, Refused, Unavailable
 from chassis.layout import Layout
 from chassis.replacing import finish, put_in_place
@@ -55,9 +54,13 @@ def copies(layout: Layout) -> list[Copy]:
     return [_look(layout, path) for path in sorted(found, reverse=True)]
 
 
-def restore(layout: Layout, *, named: str, empty: bool, dry_run: bool, now: datetime) -> Restored:
-    """Raises Refused while a CBO runs, and where a whole file would be replaced by one that nobody named; NotFound
-    and Damaged for a copy that can't be used. Nothing was replaced then."""
+def restore(layout: Layout, clock: Clock, *, named: str, empty: bool, dry_run: bool) -> Restored:
+    """The audit line comes first: without it nothing is replaced.
+
+    Raises Refused while a CBO runs, and where a whole file would be replaced by one that nobody named; NotFound and
+    Damaged for a copy that can't be used; Unavailable for a full disk. Nothing was replaced then, or the next start
+    ends it.
+    """
     database = layout.state("cbo") / FILE
     guard = _alone(database.parent)
     try:
@@ -66,17 +69,20 @@ def restore(layout: Layout, *, named: str, empty: bool, dry_run: bool, now: date
         copy = None if empty else _chosen(layout, named)
         if not named and not empty and database.exists() and not fault_of(database):
             raise Refused(f"cbo/{FILE} is whole; name the backup that is to replace it, `calyx cbo backups` shows them")
-        aside = f"{ASIDE}/{now:%Y%m%dT%H%M%S%fZ}"
-        if not dry_run:
-            put_in_place(database, _copied(layout, copy), database.parent / aside)
+        aside = f"{ASIDE}/{clock.now():%Y%m%dT%H%M%S%fZ}"
         newest = next((number for number, _ in older.records(layout.pulses)), 0)
         known = int(copy.last_pulse.removeprefix("bp-")) if copy is not None else 0
-        return Restored(
+        done = Restored(
             copy=copy,
             newest_record=pulse_id(newest) if newest else "",
             missing_pulses=max(0, newest - known),
             set_aside="" if dry_run else f"cbo/{aside}",
         )
+        if not dry_run:
+            new = _copied(layout, copy)
+            Audit(layout.audit("cbo"), clock, "cbo").write("cbo.restore", **asdict(done))
+            put_in_place(database, new, database.parent / aside)
+        return done
     except (OSError, sqlite3.Error) as error:
         raise Unavailable(f"cbo/{FILE} could not be replaced ({error}); see to that and try again") from error
     finally:
@@ -170,14 +176,12 @@ def main(arguments: list[str]) -> None:
         else:
             done = restore(
                 layout,
+                clock,
                 named=next((each for each in arguments[1:] if not each.startswith("-")), ""),
                 empty="--empty" in arguments,
                 dry_run="--dry-run" in arguments,
-                now=clock.now(),
             )
             answer = asdict(done)
-            if done.set_aside:
-                Audit(layout.audit("cbo"), clock, "cbo").write("cbo.restore", **asdict(done))
     except CalyxError as error:
         raise SystemExit(str(error)) from error
     sys.stdout.write(json.dumps(answer) + "\n")

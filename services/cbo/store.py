@@ -1,6 +1,7 @@
 """The CBO's memory of itself: `<station>/cbo/cbo.sqlite`, one writer, every transition a compare-and-set."""
 
 import fcntl
+import functools
 import json
 import re
 import sqlite3
@@ -24,6 +25,7 @@ _SQL = Path(__file__).with_name("sql")
 FILE = "cbo.sqlite"
 
 
+@functools.cache
 def _queries() -> Mapping[str, str]:
     parts = re.split(r"^-- name: (\w+)$", (_SQL / "queries.sql").read_text(), flags=re.MULTILINE)
     return {name: body.strip() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
@@ -237,16 +239,19 @@ class Store:
     def forget_tasks(self, before: datetime, limit: int = 200) -> int:
         """Let go of what ended before then, the oldest first, and of the ladder's entries of that time; how many tasks.
 
-        Their ids are not free again: the exchange's archive keeps them.
+        Their ids are not free again: the exchange's archive keeps them. What the gates' log still speaks of stays, or
+        `policy try` would take it for work that never ran.
         """
         with self.transaction():
-            over = [row["id"] for row in self.rows("tasks_over", iso(before), limit)]
+            first = next((row["at"] for row in self.rows("gate_entry_first")), iso(before))
+            until = min(iso(before), first)
+            over = [row["id"] for row in self.rows("tasks_over", until, limit)]
             for task_id in over:
                 for name in ("targets_forget", "verifications_forget", "agent_claims_drop", "task_forget"):
                     self.run(name, task_id)
             if over:
                 self.run("aliases_forget")
-            self.run("ladder_entries_forget", iso(before))
+            self.run("ladder_entries_forget", until)
         return len(over)
 
     def answer_task(self, task: Task, to: State, why: str) -> bool:

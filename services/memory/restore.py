@@ -279,8 +279,7 @@ def _check(path: Path) -> None:
 def finish(folder: Path) -> None:
     """End a swap that a crash cut short; before the store is opened."""
     with explained("finish the restore of", folder / FILE):
-        if aside := replacing.finish(folder / FILE):
-            log.info("a restore that was cut short was finished", set_aside=aside)
+        replacing.finish(folder / FILE)
 
 
 def _clear(folder: Path) -> None:

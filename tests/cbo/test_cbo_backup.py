@@ -33,7 +33,7 @@ def put_back(station: Station, copy: Path) -> None:
 
 
 def put(station: Station, *, named: str = "", empty: bool = False, dry_run: bool = False) -> Restored:
-    return restore(station.layout, named=named, empty=empty, dry_run=dry_run, now=station.clock.now())
+    return restore(station.layout, station.clock, named=named, empty=empty, dry_run=dry_run)
 
 
 def damage(path: Path) -> None:
@@ -349,6 +349,11 @@ def test_a_full_disk_while_it_is_put_back_leaves_the_damaged_file(
         put(station)
     monkeypatch.undo()
     assert database.read_bytes() == before
+    with monkeypatch.context() as patched:
+        patched.setattr(restoring.Audit, "write", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(Unavailable, match="No space"):
+            put(station)
+    assert database.read_bytes() == before, "no audit line, no effect"
     assert put(station).set_aside
 
 

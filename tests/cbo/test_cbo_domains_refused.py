@@ -85,11 +85,12 @@ NOT_ALLOWED: tuple[tuple[dict[str, Any], str], ...] = (
 NOT_CHECKED = (
     ({"kind": "absent", "target": "{notes}/{file}"}, "not written out"),
     ({"kind": "absent", "target": "{notes}/../b"}, "not under its paths"),
+    ({"kind": "absent", "target": "{notes}/a", "expect": {"size": "1"}}, "takes nothing"),
     ({"kind": "absent", "target": "{notes}"}, "not under its paths"),
-    ({"kind": "json_fields", "target": "{notes}/a.json"}, "needs a field"),
+    ({"kind": "json_fields", "target": "{notes}/a.json"}, "takes at least one field"),
     ({"kind": "json_fields", "target": "{notes}/a.json", "expect": {"who": "{name}"}}, "not written out"),
-    ({"kind": "none_left", "target": "{notes}"}, "needs pattern"),
-    ({"kind": "sqlite", "target": "{notes}/a.db", "expect": {"integrity": "ok", "rows": "1"}}, "needs integrity"),
+    ({"kind": "none_left", "target": "{notes}"}, "takes pattern"),
+    ({"kind": "sqlite", "target": "{notes}/a.db", "expect": {"integrity": "ok", "rows": "1"}}, "takes integrity"),
 )
 
 

@@ -12,7 +12,7 @@ from chassis.clock import iso
 from chassis.domains import Level
 from chassis.errors import InvalidInput
 from chassis.exchange.manifest import TaskId
-from services.cbo import listing
+from services.cbo import history, listing
 from services.cbo.store import Store
 from services.cbo.tasks import Move, State, Task
 
@@ -136,6 +136,9 @@ def test_what_ended_long_ago_goes_with_all_of_it_and_what_somebody_may_still_ans
     for at in (NOW, NOW + timedelta(seconds=1)):
         store.run("ladder_entry_insert", "log_rotation", iso(at), "{}")
     later = NOW + timedelta(days=1)
+    store.run("gate_entry_insert", iso(NOW), "t-7", "{}")
+    assert store.forget_tasks(later) == 0, "the gates' log speaks of that time"
+    store.run("gate_entries_forget", iso(later), 1)
     assert [store.forget_tasks(later, limit=4) for _ in range(3)] == [4, 3, 0]
     assert {task.state for task in listing.tasks(store, limit=50)} == {*STAYS, "done"}
     assert {task.id for task in listing.tasks(store, limit=50, state="done")} == {"t-20", "t-21", "t-24"}
@@ -161,6 +164,7 @@ def test_the_station_forgets_what_left_its_archive_and_gives_no_id_out_again(sta
     assert done
     assert done <= kept
     station.clock.advance(timedelta(hours=2).total_seconds())
+    history.forget(store, station.clock.now())  # as it is once the oldest pulse records go
     station.cbo.compact()
     assert done.isdisjoint(task.id for task in listing.tasks(store, limit=50))
     station.pulse(2)

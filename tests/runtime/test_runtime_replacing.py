@@ -6,30 +6,12 @@ from pathlib import Path
 import pytest
 
 from chassis import atomic, replacing
+from tests.crash import Crash, crash_in
 
 CALLS = [
     (Path, "mkdir"), (Path, "replace"), (Path, "unlink"), (os, "link"),
     (replacing, "fsync_dir"), (replacing, "write_json"),
 ]  # fmt: skip
-
-
-class Killed(BaseException):
-    pass
-
-
-def kill(patched: pytest.MonkeyPatch, owner: object, name: str, at: int) -> None:
-    """Right before, or (odd `at`) right after, the n-th call."""
-    real, calls = getattr(owner, name), iter(range(100))
-
-    def killing(*arguments, **how):
-        call = next(calls)
-        if call == at // 2 and at % 2 == 0:
-            raise Killed
-        real(*arguments, **how)
-        if call == at // 2:
-            raise Killed
-
-    patched.setattr(owner, name, killing)
 
 
 @pytest.mark.parametrize("with_new", [True, False], ids=["new", "empty"])
@@ -43,10 +25,10 @@ def test_a_replacement_killed_anywhere_is_ended_or_never_begun(
     path.with_name("a.sqlite-wal").write_text("its log")
     new.write_text("new")
     with monkeypatch.context() as patched:
-        kill(patched, owner, name, at)
+        crash_in(patched, owner, name, at)
         try:
             replacing.put_in_place(path, new if with_new else None, aside)
-        except Killed:
+        except Crash:
             begun = path.with_name(replacing.MARK).exists()
         else:
             begun = False
